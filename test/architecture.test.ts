@@ -1,0 +1,118 @@
+/** The rules of the house that a machine can check; the README says why. */
+import { assert, describe, it } from "@effect/vitest"
+import * as fs from "node:fs"
+import * as path from "node:path"
+
+const filesIn = (dir: string): ReadonlyArray<string> =>
+  fs
+    .readdirSync(dir, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".ts"))
+    .map((file) => path.join(dir, file))
+
+const read = (file: string): string => fs.readFileSync(file, "utf8")
+
+const importsOf = (file: string): ReadonlyArray<string> =>
+  [...read(file).matchAll(/^(?:import|export)\s(?:[^"'=;]*?\sfrom\s)?["']([^"']+)["']/gm)].map(
+    (match) => match[1]!
+  )
+
+const closureOf = (entry: string, seen = new Set<string>()): ReadonlySet<string> => {
+  if (!seen.has(entry)) {
+    seen.add(entry)
+    for (const to of importsOf(entry))
+      if (to.startsWith(".")) closureOf(path.join(path.dirname(entry), to), seen)
+  }
+  return seen
+}
+
+const name = (file: string): string => path.basename(file, ".ts")
+const concepts = filesIn("src/services")
+const layers = filesIn("src/layers").filter((file) => !file.startsWith("src/layers/internal/"))
+
+/**
+ * `effect/rpc/Rpc` and `RpcGroup` are words (schemas of questions and answers), so a service may name them; the
+ * transports below `effect/rpc` stay in layers.
+ */
+const mayImport: Record<string, RegExp> = {
+  "src/services": /^(effect\/(?!Layer$)[A-Z]\w*|effect\/rpc\/(Rpc|RpcGroup)|\.\/\w+\.ts)$/,
+  "src/layers":
+    /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|smol-toml|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
+  "src/programs":
+    /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|\.\.\/(services|layers)\/\w+\.ts|\.\/internal\/\w+\.ts)$/
+}
+
+const bannedNames = /(Manager|Service|Handler|Helper|Utils?|Common|Shared|Core|Base|Impl|Live)$|^(types|index)$/
+
+describe("architecture", () => {
+  for (const [dir, rule] of Object.entries(mayImport)) {
+    it(`${dir} imports only what it may`, () => {
+      const broken = filesIn(dir).flatMap((file) =>
+        importsOf(file)
+          .filter((to) => !rule.test(to))
+          .map((to) => `${file} -> ${to}`)
+      )
+      assert.deepStrictEqual(broken, [])
+    })
+  }
+
+  it("a layer never imports a layer", () => {
+    const broken = layers.flatMap((file) =>
+      importsOf(file)
+        .filter((to) => /^\.\/\w+\.ts$/.test(to))
+        .map((to) => `${file} -> ${to}`)
+    )
+    assert.deepStrictEqual(broken, [])
+  })
+
+  it("only programs run effects or read their surroundings", () => {
+    const broken = [...concepts, ...filesIn("src/layers")].filter((file) =>
+      /\bEffect\.run|\bprocess\.(env|argv)\b/.test(read(file))
+    )
+    assert.deepStrictEqual(broken, [])
+  })
+
+  it("a layer file starts with the name of the service it provides", () => {
+    const strays = layers.filter((file) => !concepts.some((concept) => name(file).startsWith(name(concept))))
+    assert.deepStrictEqual(strays, [])
+  })
+
+  it("no file has a name that says nothing", () => {
+    assert.deepStrictEqual(
+      filesIn("src").filter((file) => bannedNames.test(name(file))),
+      []
+    )
+  })
+
+  it("the bundled hook program starts without effect", () => {
+    const outside = [...closureOf("src/programs/hookRelay.ts")].flatMap((file) =>
+      importsOf(file).filter((to) => !to.startsWith(".") && !/^node:(net|fs)$/.test(to))
+    )
+    assert.deepStrictEqual(outside, [])
+  })
+
+  it("real time stays in the integration tests", () => {
+    const live = filesIn("test").filter(
+      (file) => !/\.(integration|soak)\.test\.ts$/.test(file) && /\bit\.live\(/.test(read(file))
+    )
+    assert.deepStrictEqual(
+      live.filter((file) => !file.endsWith("architecture.test.ts")),
+      []
+    )
+  })
+
+  it("every concept has its entry in the package and its line in the README", () => {
+    const exported = Object.keys(JSON.parse(read("package.json")).exports)
+    const readme = read("README.md")
+    const missing = concepts
+      .map(name)
+      .filter((concept) => !exported.includes(`./${concept}`) || !readme.includes(`\`${concept}\``))
+    assert.deepStrictEqual(missing, [])
+  })
+
+  it("no source file passes 600 lines", () => {
+    assert.deepStrictEqual(
+      filesIn("src").filter((file) => read(file).split("\n").length > 600),
+      []
+    )
+  })
+})
