@@ -1,0 +1,41 @@
+/** Database: the one SQLite file of a state directory: its schema, as migrations that run at start. */
+import * as Schema from "effect/Schema"
+
+export class DatabaseError extends Schema.TaggedError<DatabaseError>()("DatabaseError", {
+  path: Schema.String,
+  stage: Schema.Literals(["open", "migrate"]),
+  cause: Schema.Defect()
+}) {
+  override get message(): string {
+    return this.stage === "open"
+      ? `The state database ${this.path} cannot be opened. Check the directory's owner, mode and free space.`
+      : `The state database ${this.path} cannot be brought up to date; it may be from a newer holdfast. Move it away, or use that version.`
+  }
+}
+
+/** Ascending and append-only: a released migration never changes. Names become rows of `holdfast_migrations`. */
+export const migrations: ReadonlyArray<{ readonly name: string; readonly statements: ReadonlyArray<string> }> = [
+  {
+    name: "0001_ground_floor",
+    statements: [
+      `CREATE TABLE epochs (
+        epoch TEXT PRIMARY KEY,
+        boot_id TEXT NOT NULL, pid_namespace TEXT NOT NULL, pid INTEGER NOT NULL, start_token TEXT NOT NULL,
+        mark_low INTEGER, mark_high INTEGER,
+        started_at REAL NOT NULL, ended_at REAL, swept_at REAL
+      ) STRICT`,
+      `CREATE TABLE audit (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL, epoch TEXT NOT NULL, relay_id TEXT NOT NULL, run_id TEXT NOT NULL, provider TEXT NOT NULL,
+        source TEXT NOT NULL, event TEXT NOT NULL, session_id TEXT, agent_id TEXT, call_id TEXT NOT NULL, tool TEXT,
+        subject TEXT NOT NULL, verdict TEXT NOT NULL, policy TEXT NOT NULL, reason TEXT NOT NULL, votes TEXT NOT NULL,
+        took_ms REAL NOT NULL
+      ) STRICT`,
+      `CREATE TRIGGER audit_is_append_only_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`,
+      `CREATE TRIGGER audit_is_append_only_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`,
+      `CREATE TABLE threads (
+        thread_id TEXT PRIMARY KEY, relay_id TEXT NOT NULL, generation INTEGER NOT NULL, cwd TEXT NOT NULL, updated_at REAL NOT NULL
+      ) STRICT`
+    ]
+  }
+]
