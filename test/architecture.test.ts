@@ -41,7 +41,8 @@ const mayImport: Record<string, RegExp> = {
     /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|\.\.\/(services|layers)\/\w+\.ts|\.\/internal\/\w+\.ts)$/
 }
 
-const bannedNames = /(Manager|Service|Handler|Helper|Utils?|Common|Shared|Core|Base|Impl|Live)$|^(types|index)$/
+const bannedNames =
+  /(Manager|Service|Handler|Helper|Utils?|Common|Shared|Core|Base|Impl|Live)$|^(types|index)$/
 
 describe("architecture", () => {
   for (const [dir, rule] of Object.entries(mayImport)) {

@@ -27,16 +27,20 @@ export const BridgeRecord = Schema.Struct({
 })
 export type BridgeRecord = typeof BridgeRecord.Type
 
-export class BridgeDirectoryRefused extends Schema.TaggedError<BridgeDirectoryRefused>()("BridgeDirectoryRefused", {
-  path: Schema.String,
-  problem: Schema.Literals(["not-a-directory", "symlink", "foreign-owner", "wrong-mode", "unusable"])
-}) {
+export class BridgeDirectoryRefused extends Schema.TaggedError<BridgeDirectoryRefused>()(
+  "BridgeDirectoryRefused",
+  {
+    path: Schema.String,
+    problem: Schema.Literals(["not-a-directory", "symlink", "foreign-owner", "wrong-mode", "unusable"])
+  }
+) {
   override get message(): string {
     const remedy = {
       "not-a-directory": "it is not a directory; move it away",
       symlink: "it is a symbolic link; remove it",
       "foreign-owner": "it belongs to another user; remove it, or set HOLDFAST_RUNTIME_DIR",
-      "wrong-mode": "others may enter it and its mode cannot be changed; remove it, or set HOLDFAST_RUNTIME_DIR",
+      "wrong-mode":
+        "others may enter it and its mode cannot be changed; remove it, or set HOLDFAST_RUNTIME_DIR",
       unusable: "it cannot be created or read; check the disk, or set HOLDFAST_RUNTIME_DIR"
     }
     return `The directory ${this.path} is refused: ${remedy[this.problem]}.`

@@ -14,7 +14,10 @@ export class DatabaseError extends Schema.TaggedError<DatabaseError>()("Database
 }
 
 /** Ascending and append-only: a released migration never changes. Names become rows of `holdfast_migrations`. */
-export const migrations: ReadonlyArray<{ readonly name: string; readonly statements: ReadonlyArray<string> }> = [
+export const migrations: ReadonlyArray<{
+  readonly name: string
+  readonly statements: ReadonlyArray<string>
+}> = [
   {
     name: "0001_ground_floor",
     statements: [

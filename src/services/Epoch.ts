@@ -24,10 +24,13 @@ export type EpochRecord = typeof EpochRecord.Type
 export const EpochSwept = Schema.Struct({ epoch: Schema.String, report: SweepReport })
 export type EpochSwept = typeof EpochSwept.Type
 
-export class GatewayAlreadyRunning extends Schema.TaggedError<GatewayAlreadyRunning>()("GatewayAlreadyRunning", {
-  pid: Schema.Int,
-  state: Schema.String
-}) {
+export class GatewayAlreadyRunning extends Schema.TaggedError<GatewayAlreadyRunning>()(
+  "GatewayAlreadyRunning",
+  {
+    pid: Schema.Int,
+    state: Schema.String
+  }
+) {
   override get message(): string {
     return `A gateway is already running for ${this.state} (pid ${this.pid}). Use it, stop it with \`holdfast down\`, or set HOLDFAST_HOME for a second one.`
   }

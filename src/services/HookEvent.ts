@@ -81,7 +81,9 @@ export type FailureCause = typeof FailureCause.Type
 export const defaultDirection = (event: HookEventName): Direction =>
   event === "pre_tool_use" || event === "permission_request" ? "closed" : "open"
 
-export type DirectionOverrides = Readonly<Partial<Record<HookEventName, Partial<Record<FailureCause, Direction>>>>>
+export type DirectionOverrides = Readonly<
+  Partial<Record<HookEventName, Partial<Record<FailureCause, Direction>>>>
+>
 
 /** The direction for one event and cause: the operator's override, else the default. */
 export const directionFor = (

@@ -43,7 +43,10 @@ export const ConfigFile = Schema.Struct({
   ),
   policy: Schema.optionalKey(PolicyConfig),
   directions: Schema.optionalKey(
-    Schema.Record(HookEventName, Schema.optionalKey(Schema.Record(FailureCause, Schema.optionalKey(Direction))))
+    Schema.Record(
+      HookEventName,
+      Schema.optionalKey(Schema.Record(FailureCause, Schema.optionalKey(Direction)))
+    )
   ),
   logLevel: Schema.optionalKey(LogLevel)
 })
@@ -90,11 +93,18 @@ export interface Surroundings {
   readonly uid: number
   readonly homeDirectory: string
   readonly tempDirectory: string
+  /** The directory of the running program's own files. */
+  readonly clientDirectory: string
 }
 
 const trimSlash = (path: string): string => path.replace(/\/+$/, "") || "/"
 
-export const resolvePaths = ({ env, uid, homeDirectory, tempDirectory }: Surroundings): Paths => {
+export const resolvePaths = ({
+  env,
+  uid,
+  homeDirectory,
+  tempDirectory
+}: Omit<Surroundings, "clientDirectory">): Paths => {
   const get = (name: string): string | undefined => (env[name] ? trimSlash(env[name]) : undefined)
   const home = get("HOLDFAST_HOME")
   const state = home
@@ -159,6 +169,8 @@ export const defaultRules: ReadonlyArray<Rule> = [
 
 export interface SettingsShape {
   readonly paths: Paths
+  /** The program's own environment; what reaches a child is chosen from it by name. */
+  readonly environment: Readonly<Record<string, string | undefined>>
   readonly codex: {
     readonly command: string | null
     readonly home: string
@@ -168,6 +180,8 @@ export interface SettingsShape {
   readonly hook: {
     readonly timeoutMs: number
     readonly client: "perl" | "nc" | "curl" | "node" | null
+    /** Where hookRelay.pl, hookRelay.sh and hookRelay.cjs lie: the package's dist directory. */
+    readonly clientDirectory: string
     /** How long late hooks are still answered after their relay's scope has closed. */
     readonly lateGraceMs: number
     /** Requests over this many bytes are refused unread. */
@@ -259,6 +273,7 @@ export const resolve = (
     Result.flatMap(file, (base) => fromEnvironment(surroundings.env, base)),
     (config): SettingsShape => ({
       ...defaults(paths),
+      environment: surroundings.env,
       codex: {
         command: config.codex?.command ?? null,
         home: config.codex?.home ?? `${paths.state}/codex`,
@@ -267,6 +282,7 @@ export const resolve = (
       },
       hook: {
         ...defaults(paths).hook,
+        clientDirectory: surroundings.clientDirectory,
         timeoutMs: (config.hook?.timeoutSeconds ?? 30) * 1000,
         client: config.hook?.client ?? null
       },
@@ -280,8 +296,15 @@ export const resolve = (
 
 const defaults = (paths: Paths): SettingsShape => ({
   paths,
+  environment: {},
   codex: { command: null, home: `${paths.state}/codex`, sandbox: "workspace-write", passEnv: [] },
-  hook: { timeoutMs: 30_000, client: null, lateGraceMs: 10_000, maxBodyBytes: 5_000_000 },
+  hook: {
+    timeoutMs: 30_000,
+    client: null,
+    clientDirectory: "/nonexistent",
+    lateGraceMs: 10_000,
+    maxBodyBytes: 5_000_000
+  },
   relay: { ttlMs: 120_000, decisionsKept: 512 },
   turn: { timeoutMs: 3_600_000 },
   lease: { idleGraceMs: 30_000, handshakeTimeoutMs: 15_000, requestTimeoutMs: 60_000, exitGraceMs: 8_000 },
