@@ -5,21 +5,9 @@
  * beside them, so that a policy can look at what we did not foresee.
  */
 import * as Schema from "effect/Schema"
+import { failureCauses, hookEventNames } from "./HookWire.ts"
 
-export const HookEventName = Schema.Literals([
-  "pre_tool_use",
-  "permission_request",
-  "post_tool_use",
-  "user_prompt_submit",
-  "session_start",
-  "session_end",
-  "subagent_start",
-  "subagent_stop",
-  "pre_compact",
-  "post_compact",
-  "interrupt",
-  "stop"
-])
+export const HookEventName = Schema.Literals(hookEventNames)
 export type HookEventName = typeof HookEventName.Type
 
 /** What a tool does, as far as its name tells: `shell` runs a command line, `patch` edits files. */
@@ -64,43 +52,17 @@ export const Direction = Schema.Literals(["closed", "open"])
 export type Direction = typeof Direction.Type
 
 /** Why a hook got no decision. The class is shown to the agent and to the operator; no foreign text travels with it. */
-export const FailureCause = Schema.Literals([
-  "not-found",
-  "stale-generation",
-  "dead-owner",
-  "expired",
-  "timeout",
-  "refused",
-  "too-large",
-  "forbidden",
-  "malformed"
-])
+export const FailureCause = Schema.Literals(failureCauses)
 export type FailureCause = typeof FailureCause.Type
 
 /** Closed where the agent is about to act, open where it only reports. */
 export const defaultDirection = (event: HookEventName): Direction =>
   event === "pre_tool_use" || event === "permission_request" ? "closed" : "open"
 
-export type DirectionOverrides = Readonly<
-  Partial<Record<HookEventName, Partial<Record<FailureCause, Direction>>>>
->
+export type DirectionOverrides = Readonly<Partial<Record<HookEventName, Direction>>>
 
-/** The direction for one event and cause: the operator's override, else the default. */
-export const directionFor = (
-  overrides: DirectionOverrides,
-  event: HookEventName,
-  cause: FailureCause
-): Direction => overrides[event]?.[cause] ?? defaultDirection(event)
+/** The direction of an event: the operator's override, else the default. */
+export const directionFor = (overrides: DirectionOverrides, event: HookEventName): Direction =>
+  overrides[event] ?? defaultDirection(event)
 
-/** Sentence fragments for `Holdfast ... : <explanation>`; each says what to do next. */
-export const explainCause: Readonly<Record<FailureCause, string>> = {
-  "not-found": "no relay record was found; is `holdfast up` running and the run still open?",
-  "stale-generation": "the relay was replaced by a newer one; start the agent's turn again",
-  "dead-owner": "the gateway that owned this relay is gone; start it with `holdfast up`",
-  expired: "the relay has expired; start the agent's turn again",
-  timeout: "no answer came before the deadline; look at `holdfast status`",
-  refused: "the gateway does not accept connections; look at `holdfast status`",
-  "too-large": "the hook's payload is over the size limit",
-  forbidden: "the relay refused the caller's credentials; run `holdfast doctor`",
-  malformed: "the hook's payload or the relay's answer was not what the protocol asks for"
-}
+export { explainCause } from "./HookWire.ts"

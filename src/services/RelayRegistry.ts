@@ -5,15 +5,17 @@
  * generation each time, so the hook command it was given stays right.
  */
 import * as Context from "effect/Context"
+import type * as Deferred from "effect/Deferred"
 import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
+import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type * as Stream from "effect/Stream"
 import type { AuditRow, AuditUnavailable, DecisionSource } from "./AuditLog.ts"
-import type { BridgeDirectoryRefused, BridgeWriteError } from "./BridgeStore.ts"
+import type { BridgeWriteError } from "./BridgeStore.ts"
 import { type HookEvent, HookEventName, type ToolCall } from "./HookEvent.ts"
 import type { Decision } from "./Policy.ts"
+import type { DirectoryRefused } from "./PrivateDirectory.ts"
 
 /** `[A-Za-z0-9._-]`, at most 128: it becomes part of a file name's hash, a header and a record line. */
 export const RelayId = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9._-]{1,128}$/))
@@ -46,7 +48,8 @@ export type RelayInfo = typeof RelayInfo.Type
 
 /** A request for approval of a call that a hook should have decided before. */
 export interface ApprovalCall {
-  readonly callId: string
+  /** Null when the provider's request does not say which call it means. */
+  readonly callId: string | null
   readonly agentId: string | null
   readonly sessionId: string | null
   readonly turnId: string | null
@@ -66,9 +69,13 @@ export interface Relay {
    * Answers an approval from the hook's decision on the same call, which is used up by it; a call without exactly one such
    * decision is decided anew.
    */
-  readonly approve: (call: ApprovalCall) => Effect.Effect<Decision, AuditUnavailable>
-  /** This relay's rows, as they fall. */
-  readonly rows: Stream.Stream<AuditRow>
+  readonly approve: (
+    call: ApprovalCall
+  ) => Effect.Effect<{ readonly decision: Decision; readonly fromHook: boolean }, AuditUnavailable>
+  /** Records that the agent's own machinery let a hook fail, which is as bad as no hook. */
+  readonly incident: (callId: string, detail: string) => Effect.Effect<void, AuditUnavailable>
+  /** This relay's rows, as they fall; a reader that falls behind loses the oldest. */
+  readonly rows: Queue.Dequeue<AuditRow>
   /** The session the agent turned out to have, once it is known. */
   readonly attachSession: (sessionId: string) => Effect.Effect<void>
 }
@@ -78,6 +85,105 @@ export class RelayInUse extends Schema.TaggedError<RelayInUse>()("RelayInUse", {
     return `The relay ${this.relayId} is open for another run. Wait for that run, or start this one without its relay id.`
   }
 }
+
+/** One hook decision that an approval may still use up. `text` is what the tool was finally allowed to do. */
+export interface Kept {
+  readonly callId: string | null
+  readonly tool: string
+  readonly text: string
+  readonly decision: Decision
+}
+
+/** A decision on a larger call is not kept for its approval, which is then decided anew. */
+export const maxKeptTextLength = 65_536
+
+export interface RelayState {
+  readonly phase: "live" | "lingering"
+  readonly sessionId: string | null
+  readonly decided: number
+  readonly refused: number
+  /** Oldest first, at most `decisionsKept`. */
+  readonly kept: ReadonlyArray<Kept>
+}
+
+export type RelayEvent =
+  | { readonly _tag: "Decided"; readonly kept: Kept | null }
+  | { readonly _tag: "Refused" }
+  | { readonly _tag: "SessionAttached"; readonly sessionId: string }
+  | { readonly _tag: "Redeem"; readonly call: ApprovalCall; readonly reply: Deferred.Deferred<Decision | null> }
+  | { readonly _tag: "RunEnded" }
+  | { readonly _tag: "GraceElapsed" }
+
+export type RelayAction =
+  | { readonly _tag: "Answer"; readonly reply: Deferred.Deferred<Decision | null>; readonly decision: Decision | null }
+  | { readonly _tag: "StartGrace" }
+  | { readonly _tag: "End" }
+
+/** What a call does, in one text that is equal when the calls are: the command line or patch, else the canonical input. */
+export const textOf = (call: ToolCall): string => call.command ?? canonical(call.input)
+
+const canonical = (value: unknown): string =>
+  Array.isArray(value)
+    ? `[${value.map(canonical).join(",")}]`
+    : typeof value === "object" && value !== null
+      ? `{${Object.entries(value)
+          .toSorted(([a], [b]) => (a < b ? -1 : 1))
+          .map(([key, entry]) => `${JSON.stringify(key)}:${canonical(entry)}`)
+          .join(",")}}`
+      : (JSON.stringify(value) ?? "null")
+
+/**
+ * Whether a kept decision is about the call an approval asks for. An id must be equal; where the request shows what will
+ * run, that must be equal too. Codex's file-change request shows no patch, so there the id alone has to do.
+ */
+const isAbout = (kept: Kept, { callId, call }: ApprovalCall): boolean =>
+  callId === null
+    ? kept.tool === call.tool && kept.text === textOf(call)
+    : kept.callId === callId && (call.kind === "patch" || kept.text === textOf(call))
+
+/** The index of the only decision on this call, or null: none and several are both ambiguous. */
+export const redeemable = (kept: ReadonlyArray<Kept>, call: ApprovalCall): number | null => {
+  const matches = kept.flatMap((entry, index) => (isAbout(entry, call) ? [index] : []))
+  return matches.length === 1 ? matches[0]! : null
+}
+
+export const initialRelay = (sessionId: string | null): RelayState => ({
+  phase: "live",
+  sessionId,
+  decided: 0,
+  refused: 0,
+  kept: []
+})
+
+export const nextRelay =
+  (decisionsKept: number) =>
+  (state: RelayState, event: RelayEvent): readonly [RelayState, ReadonlyArray<RelayAction>] => {
+    switch (event._tag) {
+      case "Decided": {
+        const kept = event.kept ? [...state.kept, event.kept].slice(-decisionsKept) : state.kept
+        return [{ ...state, decided: state.decided + 1, kept }, []]
+      }
+      case "Refused":
+        return [{ ...state, refused: state.refused + 1 }, []]
+      case "SessionAttached":
+        return [{ ...state, sessionId: event.sessionId }, []]
+      case "Redeem": {
+        const index = redeemable(state.kept, event.call)
+        return index === null
+          ? [state, [{ _tag: "Answer", reply: event.reply, decision: null }]]
+          : [
+              { ...state, kept: state.kept.toSpliced(index, 1) },
+              [{ _tag: "Answer", reply: event.reply, decision: state.kept[index]!.decision }]
+            ]
+      }
+      case "RunEnded":
+        return state.phase === "lingering"
+          ? [state, []]
+          : [{ ...state, phase: "lingering", kept: [] }, [{ _tag: "StartGrace" }]]
+      case "GraceElapsed":
+        return [state, [{ _tag: "End" }]]
+    }
+  }
 
 /** What the hook server needs to check a request, in one look. */
 export interface RelayEntry {
@@ -93,7 +199,7 @@ export class RelayRegistry extends Context.Service<
   {
     readonly register: (
       spec: RelaySpec
-    ) => Effect.Effect<Relay, BridgeDirectoryRefused | BridgeWriteError | RelayInUse, Scope.Scope>
+    ) => Effect.Effect<Relay, DirectoryRefused | BridgeWriteError | RelayInUse, Scope.Scope>
     /** The current entry of an id: live, or lingering in its grace for late hooks. */
     readonly find: (relayId: string) => Effect.Effect<Option.Option<RelayEntry>>
     readonly list: Effect.Effect<ReadonlyArray<RelayInfo>>

@@ -6,7 +6,7 @@ import * as Context from "effect/Context"
 import * as Hash from "effect/Hash"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { Direction, FailureCause, HookEventName } from "./HookEvent.ts"
+import { Direction, HookEventName } from "./HookEvent.ts"
 import { PolicyConfig, type Rule } from "./Policy.ts"
 
 /** The sandboxes of Codex, loosest last; `-c` may only tighten. */
@@ -42,12 +42,8 @@ export const ConfigFile = Schema.Struct({
     })
   ),
   policy: Schema.optionalKey(PolicyConfig),
-  directions: Schema.optionalKey(
-    Schema.Record(
-      HookEventName,
-      Schema.optionalKey(Schema.Record(FailureCause, Schema.optionalKey(Direction)))
-    )
-  ),
+  /** Which way an event falls when nobody can decide; absent = closed for pre_tool_use and permission_request. */
+  directions: Schema.optionalKey(Schema.Record(HookEventName, Schema.optionalKey(Direction))),
   logLevel: Schema.optionalKey(LogLevel)
 })
 export type ConfigFile = typeof ConfigFile.Type

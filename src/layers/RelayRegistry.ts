@@ -1,0 +1,315 @@
+/**
+ * RelayRegistry, live: an actor per relay under the supervisor `relays`, its record published for as long as the actor.
+ *
+ * When the registrant's scope closes the relay lingers, record included, so that a hook already on its way is still
+ * decided; then it is gone.
+ */
+import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Scope from "effect/Scope"
+import * as crypto from "node:crypto"
+import { AuditLog, type AuditEntry, type AuditRow, maxSubjectLength } from "../services/AuditLog.ts"
+import type { Actor } from "../services/Actor.ts"
+import { BridgeStore } from "../services/BridgeStore.ts"
+import { Epoch } from "../services/Epoch.ts"
+import { HookClients } from "../services/HookClients.ts"
+import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
+import { hookCommand } from "../services/HookRelay.ts"
+import { type Decision, Policy } from "../services/Policy.ts"
+import { redact } from "../services/Redaction.ts"
+import {
+  type ApprovalCall,
+  initialRelay,
+  type Kept,
+  maxKeptTextLength,
+  nextRelay,
+  type Relay,
+  type RelayAction,
+  type RelayEntry,
+  type RelayEvent,
+  type RelayInfo,
+  RelayInUse,
+  RelayRegistry,
+  type RelaySpec,
+  type RelayState,
+  textOf
+} from "../services/RelayRegistry.ts"
+import { Settings } from "../services/Settings.ts"
+import { SupervisionTree } from "../services/SupervisionTree.ts"
+
+export * from "../services/RelayRegistry.ts"
+
+/** Far above what one agent's parallel calls can queue; deciders wait when it is full. */
+const mailboxCapacity = 1024
+/** A redeem is a look into memory; one that takes longer means a stuck actor, and the call is decided anew. */
+const redeemDeadlineMs = 1000
+/** Rows kept for a reader of one relay. */
+const rowsKept = 1024
+/** Milliseconds a relay actor gets to end when it is asked to. */
+const shutdownMs = 1000
+
+interface Live {
+  readonly spec: RelaySpec
+  readonly relayId: string
+  readonly generation: number
+  readonly token: string
+  readonly recordPath: string
+  readonly openedAt: number
+  readonly actor: Actor<RelayState, RelayEvent>
+  readonly entry: RelayEntry
+}
+
+const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
+  if (event.call === null) return null
+  const rewritten =
+    decision.verdict._tag === "rewrite" ? { ...event.call, input: decision.verdict.input } : event.call
+  const command = (rewritten.input as { readonly command?: unknown } | null)?.command
+  const text =
+    decision.verdict._tag === "rewrite" && typeof command === "string" ? command : textOf(rewritten)
+  if (text.length > maxKeptTextLength) return null
+  return {
+    callId: event.callId._tag === "native" ? event.callId.id : null,
+    tool: event.call.tool,
+    text,
+    decision
+  }
+}
+
+const subjectOf = (event: HookEvent): string => {
+  const call = event.call
+  if (call === null) return ""
+  const text = call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
+  return redact(text.slice(0, maxSubjectLength))
+}
+
+export const make = Effect.gen(function* () {
+  const settings = yield* Settings
+  const bridges = yield* BridgeStore
+  const policy = yield* Policy
+  const audit = yield* AuditLog
+  const clients = yield* HookClients
+  const { current } = yield* Epoch
+  const supervisor = yield* (yield* SupervisionTree).supervisor("relays")
+  const layerScope = yield* Effect.scope
+  const relays = new Map<string, Live>()
+
+  const infoOf = (live: Omit<Live, "entry" | "actor">, state: RelayState): RelayInfo => ({
+    relayId: live.relayId,
+    generation: live.generation,
+    provider: live.spec.provider,
+    runId: live.spec.runId,
+    sessionId: state.sessionId,
+    state: state.phase,
+    events: live.spec.allowedEvents,
+    recordPath: live.recordPath,
+    openedAt: live.openedAt,
+    decided: state.decided,
+    refused: state.refused
+  })
+
+  const commandsOf = (spec: RelaySpec, recordPath: string): Relay["commands"] =>
+    Object.fromEntries(
+      spec.allowedEvents.map((event) => [
+        event,
+        hookCommand({
+          client: clients.best,
+          recordPath,
+          event,
+          direction: directionFor(settings.directions, event),
+          providerTimeoutMs: settings.hook.timeoutMs
+        })
+      ])
+    )
+
+  const decideFor =
+    (
+      relayId: string,
+      spec: RelaySpec,
+      rows: Queue.Queue<AuditRow>,
+      tell: (event: RelayEvent) => Effect.Effect<void>
+    ): Relay["decide"] =>
+    (event, source) =>
+      Effect.gen(function* () {
+        const startedAt = yield* Clock.currentTimeNanos
+        const decision = yield* policy.decide(event)
+        const entry: AuditEntry = {
+          epoch: current.epoch,
+          relayId,
+          runId: spec.runId,
+          provider: event.provider,
+          source,
+          event: event.event,
+          sessionId: event.sessionId,
+          agentId: event.agentId,
+          callId: event.callId.id,
+          tool: event.call?.tool ?? null,
+          subject: subjectOf(event),
+          verdict: decision.verdict._tag,
+          policy: decision.policy,
+          reason: decision.reason,
+          votes: decision.votes,
+          tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6
+        }
+        yield* Queue.offer(rows, yield* audit.append(entry))
+        yield* tell({
+          _tag: "Decided",
+          kept: event.event === "pre_tool_use" && source === "hook" ? keptOf(event, decision) : null
+        })
+        return decision
+      })
+
+  const incidentFor = (
+    relayId: string,
+    spec: RelaySpec,
+    rows: Queue.Queue<AuditRow>,
+    callId: string,
+    detail: string
+  ) =>
+    Effect.gen(function* () {
+      const row = yield* audit.append({
+        epoch: current.epoch,
+        relayId,
+        runId: spec.runId,
+        provider: spec.provider,
+        source: "incident",
+        event: "pre_tool_use",
+        sessionId: spec.sessionId,
+        agentId: null,
+        callId,
+        tool: null,
+        subject: "",
+        verdict: "deny",
+        policy: "incident",
+        reason: redact(detail).slice(0, maxSubjectLength),
+        votes: [],
+        tookMs: 0
+      })
+      yield* Queue.offer(rows, row)
+    })
+
+  const approveWith =
+    (spec: RelaySpec, actor: Actor<RelayState, RelayEvent>, decide: Relay["decide"]): Relay["approve"] =>
+    (call: ApprovalCall) =>
+      Effect.gen(function* () {
+        const redeemed = yield* actor
+          .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), redeemDeadlineMs)
+          .pipe(Effect.orElseSucceed(() => null))
+        if (redeemed !== null) return { decision: redeemed, fromHook: true }
+        const { callId, ...rest } = call
+        const decision = yield* decide(
+          {
+            ...rest,
+            event: "permission_request",
+            provider: spec.provider,
+            callId:
+              callId === null
+                ? { _tag: "synthesized", id: `approval-${crypto.randomUUID()}` }
+                : { _tag: "native", id: callId },
+            raw: {}
+          },
+          "approval"
+        )
+        return { decision, fromHook: false }
+      })
+
+  const register = Effect.fn("RelayRegistry.register")(function* (spec: RelaySpec) {
+    const relayId = spec.relayId ?? `${spec.provider}-${crypto.randomUUID()}`
+    const known = relays.get(relayId)
+    if (known) {
+      if ((yield* known.actor.state).phase === "live") return yield* new RelayInUse({ relayId })
+      yield* supervisor.stop(relayId)
+    }
+    const generation = spec.generation ?? 1
+    const token = crypto.randomBytes(32).toString("base64url")
+    const recordPath = bridges.pathOf(relayId)
+    const life = yield* Scope.fork(layerScope)
+    const actor = yield* supervisor
+      .start<RelayState, RelayEvent, RelayAction, never>(
+        { id: relayId, restart: "transient", shutdownMs },
+        {
+          name: `relay ${relayId}`,
+          initial: initialRelay(spec.sessionId),
+          next: nextRelay(settings.relay.decisionsKept),
+          perform: (action, self) => {
+            switch (action._tag) {
+              case "Answer":
+                return Effect.asVoid(Deferred.succeed(action.reply, action.decision))
+              case "StartGrace":
+                return Effect.sleep(settings.hook.lateGraceMs).pipe(
+                  Effect.andThen(Effect.ignore(self.tell({ _tag: "GraceElapsed" }))),
+                  Effect.forkIn(self.scope),
+                  Effect.asVoid
+                )
+              case "End":
+                return self.end
+            }
+          },
+          mailbox: { capacity: mailboxCapacity, overflow: "wait" },
+          describe: (state) => `${state.phase} ${state.decided} decided`
+        }
+      )
+      .pipe(Effect.catchTag("ChildExists", () => Effect.fail(new RelayInUse({ relayId }))))
+    const tell = (event: RelayEvent): Effect.Effect<void> => Effect.ignore(actor.tell(event))
+    const rows = yield* Queue.sliding<AuditRow>(rowsKept)
+    const decide = decideFor(relayId, spec, rows, tell)
+    const facts = { spec, relayId, generation, token, recordPath, openedAt: yield* Clock.currentTimeMillis }
+    const live: Live = {
+      ...facts,
+      actor,
+      entry: {
+        token,
+        info: infoOf(facts, initialRelay(spec.sessionId)),
+        allows: (event: HookEventName) => spec.allowedEvents.includes(event),
+        decide,
+        refused: tell({ _tag: "Refused" })
+      }
+    }
+    relays.set(relayId, live)
+    // However the actor ends (grace over, replaced, gateway down), the record and the entry go with it.
+    yield* Effect.forkIn(
+      Effect.andThen(actor.stopped, Scope.close(life, Exit.void)),
+      layerScope
+    )
+    yield* Scope.addFinalizer(
+      life,
+      Effect.sync(() => {
+        if (relays.get(relayId) === live) relays.delete(relayId)
+      })
+    )
+    yield* bridges
+      .publish({ relayId, generation, socketPath: settings.paths.hookSocket(current.epoch), token })
+      .pipe(
+        Scope.provide(life),
+        Effect.onError(() => supervisor.stop(relayId))
+      )
+    yield* Effect.addFinalizer(() => tell({ _tag: "RunEnded" }))
+    const relay: Relay = {
+      relayId,
+      generation,
+      recordPath,
+      commands: commandsOf(spec, recordPath),
+      decide,
+      approve: approveWith(spec, actor, decide),
+      incident: (callId, detail) => incidentFor(relayId, spec, rows, callId, detail),
+      rows,
+      attachSession: (sessionId) => tell({ _tag: "SessionAttached", sessionId })
+    }
+    return relay
+  }, Effect.uninterruptible)
+
+  return RelayRegistry.of({
+    register,
+    find: (relayId) => Effect.sync(() => Option.map(Option.fromNullishOr(relays.get(relayId)), (live) => live.entry)),
+    list: Effect.suspend(() =>
+      Effect.forEach([...relays.values()], (live) => Effect.map(live.actor.state, (state) => infoOf(live, state)))
+    )
+  })
+})
+
+export const layer = Layer.effect(RelayRegistry, make)
+
