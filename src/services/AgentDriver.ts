@@ -1,0 +1,118 @@
+/**
+ * AgentDriver: one way to run an agent's turn under governance, and what it emits while it runs.
+ *
+ * The run owns its relay, its borrow of the app-server and whatever the turn starts; all of it ends with the stream.
+ */
+import * as Context from "effect/Context"
+import * as Schema from "effect/Schema"
+import type * as Stream from "effect/Stream"
+import { AuditRow } from "./AuditLog.ts"
+import { ConfigKeyRefused } from "./CodexGovernance.ts"
+
+/** Which thread the turn belongs to: a new one, one that goes on, or a copy of one. */
+export const ThreadChoice = Schema.Union([
+  Schema.TaggedStruct("start", {}),
+  Schema.TaggedStruct("resume", { threadId: Schema.NonEmptyString }),
+  Schema.TaggedStruct("fork", { threadId: Schema.NonEmptyString })
+])
+export type ThreadChoice = typeof ThreadChoice.Type
+
+export const RunRequest = Schema.Struct({
+  prompt: Schema.NonEmptyString,
+  cwd: Schema.NonEmptyString,
+  /** `KEY=VALUE` overrides of Codex's configuration, for this thread only. */
+  overrides: Schema.Array(Schema.String),
+  thread: ThreadChoice
+})
+export type RunRequest = typeof RunRequest.Type
+
+export const AgentEvent = Schema.Union([
+  /** The thread is governed: every hook of ours is installed, trusted and unchanged. */
+  Schema.TaggedStruct("governed", {
+    runId: Schema.String,
+    threadId: Schema.String,
+    relayId: Schema.String,
+    generation: Schema.Int,
+    model: Schema.NullOr(Schema.String),
+    hooks: Schema.Int
+  }),
+  Schema.TaggedStruct("message", { threadId: Schema.String, text: Schema.String }),
+  Schema.TaggedStruct("command", {
+    threadId: Schema.String,
+    itemId: Schema.String,
+    command: Schema.String,
+    status: Schema.String,
+    exitCode: Schema.NullOr(Schema.Finite),
+    output: Schema.String
+  }),
+  Schema.TaggedStruct("patch", {
+    threadId: Schema.String,
+    itemId: Schema.String,
+    paths: Schema.Array(Schema.String),
+    status: Schema.String
+  }),
+  /** One row of the audit log, as it falls. */
+  Schema.TaggedStruct("verdict", { row: AuditRow }),
+  /** What Codex measured of one hook, process start included. */
+  Schema.TaggedStruct("hook", {
+    event: Schema.String,
+    callId: Schema.String,
+    status: Schema.String,
+    durationMs: Schema.Finite
+  }),
+  Schema.TaggedStruct("notice", { text: Schema.String }),
+  Schema.TaggedStruct("ended", {
+    status: Schema.String,
+    problem: Schema.NullOr(Schema.String)
+  })
+])
+export type AgentEvent = typeof AgentEvent.Type
+
+/** Output of a command shown to a reader; the whole is in Codex's own record of the thread. */
+export const maxShownOutput = 4000
+
+/** Our hooks are not in force on the thread, so no turn was started. */
+export class HooksUnverified extends Schema.TaggedError<HooksUnverified>()("HooksUnverified", {
+  threadId: Schema.String,
+  problems: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `No turn was started: the hooks of thread ${this.threadId} are not in force (${this.problems.join("; ")}). Does this machine's codex requirements file forbid session hooks?`
+  }
+}
+
+/** Codex let a hook fail, which it treats like a missing one; the turn was interrupted. */
+export class HookIncident extends Schema.TaggedError<HookIncident>()("HookIncident", {
+  callId: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `The turn was interrupted: the hook of call ${this.callId} failed (${this.detail}). Run \`holdfast doctor\`.`
+  }
+}
+
+export class TurnTimeout extends Schema.TaggedError<TurnTimeout>()("TurnTimeout", { timeoutMs: Schema.Finite }) {
+  override get message(): string {
+    return `The turn took longer than ${Math.round(this.timeoutMs / 1000)} s and was interrupted. Raise turn.timeoutSeconds for longer ones.`
+  }
+}
+
+/** A part below the run failed; `detail` is that part's own message, which says what to do. */
+export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
+  stage: Schema.Literals(["relay", "app-server", "thread", "turn", "record"]),
+  detail: Schema.String,
+  /** Nothing of the turn's own doing is wrong; the same request may work now. */
+  retryable: Schema.Boolean
+}) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+export const AgentRunError = Schema.Union([ConfigKeyRefused, HooksUnverified, HookIncident, TurnTimeout, RunFailed])
+export type AgentRunError = typeof AgentRunError.Type
+
+export class AgentDriver extends Context.Service<
+  AgentDriver,
+  { readonly run: (request: RunRequest) => Stream.Stream<AgentEvent, AgentRunError> }
+>()("holdfast/AgentDriver") {}
