@@ -1,5 +1,8 @@
 /**
  * AuditLog: every decision about a tool call, one row each, append-only, written before the decision is answered.
+ *
+ * A row that was answered survives the death of the gateway; a power cut may take the last ones, never one before others.
+ * What agents and policies say is redacted and cut before it is written.
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
@@ -7,6 +10,7 @@ import * as Schema from "effect/Schema"
 import type * as Stream from "effect/Stream"
 import { HookEventName } from "./HookEvent.ts"
 import { Vote } from "./Policy.ts"
+import { redact } from "./Redaction.ts"
 
 /** Where the decision was asked for: the native hook, or the app-server's approval request for the same call. */
 export const DecisionSource = Schema.Literals(["hook", "approval", "incident"])
@@ -40,6 +44,25 @@ export type AuditRow = typeof AuditRow.Type
 /** 512 characters show a command whole in nearly every case and bound the row. */
 export const maxSubjectLength = 512
 
+/** A reason is a sentence; a policy module could return a book. */
+export const maxReasonLength = 512
+
+/** Sixteen times what is kept: masks shorten the text, and a command of megabytes need not be read to its end. */
+const maxRedactedLength = 16 * maxSubjectLength
+
+const shown = (text: string, limit: number): string =>
+  redact(text.slice(0, maxRedactedLength)).slice(0, limit).toWellFormed()
+
+/** The entry as it is written: redacted first and cut then, so that no cut lets half a credential through. */
+export const auditable = (entry: AuditEntry): AuditEntry => ({
+  ...entry,
+  subject: shown(entry.subject, maxSubjectLength),
+  reason: shown(entry.reason, maxReasonLength)
+})
+
+/** One call of `tail` shows at most this many rows; the whole log is for an export, not for a screen. */
+export const maxTailRows = 1_000
+
 export class AuditUnavailable extends Schema.TaggedError<AuditUnavailable>()("AuditUnavailable", {
   cause: Schema.Defect()
 }) {
@@ -51,9 +74,12 @@ export class AuditUnavailable extends Schema.TaggedError<AuditUnavailable>()("Au
 export class AuditLog extends Context.Service<
   AuditLog,
   {
-    /** Done when the row is in the database. Concurrent appends share one transaction. */
+    /**
+     * Done when the row is in the database. Concurrent appends share one transaction, and fail together. Interrupting
+     * it ends the waiting; a row already handed over is written all the same.
+     */
     readonly append: (entry: AuditEntry) => Effect.Effect<AuditRow, AuditUnavailable>
-    /** The last `limit` rows, oldest first. */
+    /** The last `limit` rows, at most `maxTailRows`, oldest first. */
     readonly tail: (limit: number) => Effect.Effect<ReadonlyArray<AuditRow>, AuditUnavailable>
     /** Rows appended from now on. A reader that falls behind loses the oldest, never slows a decision. */
     readonly live: Stream.Stream<AuditRow>

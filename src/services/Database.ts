@@ -1,4 +1,9 @@
-/** Database: the one SQLite file of a state directory: its schema, as migrations that run at start. */
+/**
+ * Database: the one SQLite file of a state directory: its schema, as migrations that run at start.
+ *
+ * A database that a newer version has touched is refused as it is; one that is damaged is never repaired by guessing.
+ */
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 
 export class DatabaseError extends Schema.TaggedError<DatabaseError>()("DatabaseError", {
@@ -7,17 +12,20 @@ export class DatabaseError extends Schema.TaggedError<DatabaseError>()("Database
   cause: Schema.Defect()
 }) {
   override get message(): string {
+    const detail = this.cause instanceof Error && this.cause.message !== "" ? ` (${this.cause.message})` : ""
     return this.stage === "open"
-      ? `The state database ${this.path} cannot be opened. Check the directory's owner, mode and free space.`
-      : `The state database ${this.path} cannot be brought up to date; it may be from a newer holdfast. Move it away, or use that version.`
+      ? `The state database ${this.path} cannot be opened${detail}. Check the directory's owner, mode and free space.`
+      : `The state database ${this.path} cannot be brought up to date${detail}; it may be from a newer holdfast. Move it away, or use that version.`
   }
 }
 
-/** Ascending and append-only: a released migration never changes. Names become rows of `holdfast_migrations`. */
-export const migrations: ReadonlyArray<{
+export interface Migration {
   readonly name: string
   readonly statements: ReadonlyArray<string>
-}> = [
+}
+
+/** Ascending and append-only: a released migration never changes. Names become rows of `holdfast_migrations`. */
+export const migrations: ReadonlyArray<Migration> = [
   {
     name: "0001_ground_floor",
     statements: [
@@ -42,3 +50,12 @@ export const migrations: ReadonlyArray<{
     ]
   }
 ]
+
+/** The migrations still to run, or the first name that this version cannot explain: one it lacks, or has elsewhere. */
+export const pendingMigrations = (
+  applied: ReadonlyArray<string>,
+  known: ReadonlyArray<Migration>
+): Result.Result<ReadonlyArray<Migration>, string> => {
+  const strange = applied.find((name, index) => known[index]?.name !== name)
+  return strange === undefined ? Result.succeed(known.slice(applied.length)) : Result.fail(strange)
+}

@@ -3,33 +3,16 @@
  *
  * One HTTP/1.1 POST over a Unix socket. The answer's body is exactly what the provider wants on stdout, so a client needs
  * no codec: 200 = print the body; anything else = fall in the declared direction. Every client (perl, nc, curl, Node)
- * keeps this contract, and one suite holds them all to it.
+ * keeps this contract, and one suite holds them all to it. The words on the wire are in HookWire.
+ *
+ * A client is given RECORD EVENT DIRECTION DEADLINE_MS and the payload on stdin. Before anything was accepted, a missing
+ * record or a refused connection is the failure at once; a connection that was accepted and then lost is retried with a
+ * freshly read record until the deadline, so that a restarted gateway can still answer. It prints the answer or the
+ * failure's form, nothing else, and exits 0; 2 only where a failure has no form in JSON.
  */
-import type { Direction, FailureCause, HookEventName } from "./HookEvent.ts"
-
-/** POST /v1/hooks/EVENT with `authorization: Bearer TOKEN`, `x-holdfast-relay: ID`, `x-holdfast-generation: N`. */
-export const hookPath = (event: HookEventName): string => `/v1/hooks/${event}`
-export const relayHeader = "x-holdfast-relay"
-export const generationHeader = "x-holdfast-generation"
-
-/** The cause class of each refusal; a client maps any other status to `malformed`. */
-export const statusOfCause = {
-  malformed: 400,
-  forbidden: 403,
-  "not-found": 404,
-  timeout: 408,
-  "stale-generation": 410,
-  "too-large": 413
-} as const satisfies Partial<Record<FailureCause, number>>
-
-/** Payloads above this are not sent; the server's own limit is the same. */
-export const maxPayloadBytes = 5_000_000
-
-/** Answers above this are not believed. */
-export const maxAnswerBytes = 1_000_000
-
-/** Between two attempts after an accepted connection was lost. */
-export const retryDelayMs = 50
+import * as Context from "effect/Context"
+import * as Schema from "effect/Schema"
+import type { Direction, HookEventName } from "./HookEvent.ts"
 
 /**
  * The client's own deadline: the provider's timeout less a fifth, clamped to 250..1000 ms, so that the answer is out before
@@ -69,6 +52,32 @@ export const hookCommand = (options: {
     .map(shellQuote)
     .join(" ")
   return options.direction === "closed"
-    ? `${call} || { echo "Holdfast: the hook client failed (status $?), so this is refused" >&2; exit 2; }`
+    ? `${call} || { echo "Holdfast: the hook client ended with status $?, so this is refused" >&2; exit 2; }`
     : `${call} || exit 0`
 }
+
+/** The most connections at once; each is one waiting tool call, and 32 parallel ones are a busy agent. */
+export const maxConnections = 1024
+
+/** A client sends its payload at once; one that takes this long to send is stuck. */
+export const bodyDeadlineMs = 5000
+
+/** What is still unwritten of the last answers when the gateway closes. */
+export const closeGraceMs = 250
+
+export class HookSocketUnusable extends Schema.TaggedError<HookSocketUnusable>()("HookSocketUnusable", {
+  path: Schema.String,
+  problem: Schema.Literals(["in-use", "unusable"]),
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  override get message(): string {
+    return this.problem === "in-use"
+      ? `Another process answers hooks on ${this.path}. Stop it, or set HOLDFAST_HOME for a second gateway.`
+      : `The hook socket ${this.path} cannot be opened. Check the directory's owner, mode and free space, or set HOLDFAST_RUNTIME_DIR.`
+  }
+}
+
+/** The server, open for as long as its layer. Closing answers what waits with a refusal, in each hook's own direction. */
+export class HookRelay extends Context.Service<HookRelay, { readonly socketPath: string }>()(
+  "holdfast/HookRelay"
+) {}

@@ -35,6 +35,202 @@ export class MarkUnavailable extends Schema.TaggedError<MarkUnavailable>()("Mark
   }
 }
 
+/** A hard limit of `null` is unlimited. */
+export interface Locks {
+  readonly soft: number | null
+  readonly hard: number | null
+}
+
+const limitOf = (text: string): number | null => (text === "unlimited" ? null : Number(text))
+
+/** The line of RLIMIT_LOCKS in /proc/PID/limits; null when there is none (another kernel's idea of that file). */
+export const parseLocks = (limits: string): Locks | null => {
+  const [, soft, hard] = /^Max file locks\s+(unlimited|\d+)\s+(unlimited|\d+)\s/m.exec(limits) ?? []
+  return soft === undefined || hard === undefined ? null : { soft: limitOf(soft), hard: limitOf(hard) }
+}
+
+/**
+ * How wide a mark's own range is, by its last two bits: a gateway outside every other takes the widest, one that runs
+ * inside an agent the next. So whoever inherits a finite limit knows from that number alone how far down the range
+ * reaches that an outer sweep will cover. A gateway five deep gets no mark.
+ */
+const widths = [2 ** 40, 2 ** 30, 2 ** 20, 2 ** 10] as const
+const levels = widths.length
+
+/** Marks stay below this, so that shells whose arithmetic is a double keep them exact. */
+const markCeiling = 2 ** 52
+
+export const rangeOf = (mark: number): MarkRange => ({
+  low: Math.max(1, mark - widths[mark % levels]!),
+  high: mark
+})
+
+export const overlaps = (a: MarkRange, b: MarkRange): boolean => a.low <= b.high && b.low <= a.high
+
+export const contains = (range: MarkRange, mark: number): boolean => range.low <= mark && mark <= range.high
+
+/**
+ * The range that one random number in [0, 1) picks below a hard limit: the widest level that is under the limit's own
+ * and has room, wholly inside the range of the limit where that is a mark of ours. Null when there is no room.
+ */
+export const candidateRange = (hard: number | null, random: number): MarkRange | null => {
+  const free = hard === null || hard >= markCeiling
+  const outer = free ? { low: 1, high: markCeiling - 1 } : rangeOf(hard)
+  for (let level = free ? 0 : (hard % levels) + 1; level < levels; level++) {
+    const lowest = Math.ceil((outer.low + widths[level]! - level) / levels)
+    // The outer bound itself is the mark of whoever is outside.
+    const highest = Math.floor((outer.high - 1 - level) / levels)
+    if (lowest <= highest)
+      return rangeOf((lowest + Math.floor(random * (highest - lowest + 1))) * levels + level)
+  }
+  return null
+}
+
+/**
+ * Whether a range meets none of the marks that are in use. Those from our own hard limit up are outside us by
+ * inheritance: their ranges cover ours, and are meant to.
+ */
+export const isFree = (range: MarkRange, hard: number | null, inUse: Iterable<number>): boolean => {
+  for (const mark of inUse) if ((hard === null || mark < hard) && overlaps(range, rangeOf(mark))) return false
+  return true
+}
+
+/** /proc/loadavg's last pid of our namespace, and the machine's count of forks from /proc/stat. */
+export interface ForkMark {
+  readonly lastPid: number
+  readonly forks: number
+}
+
+export const parseForkMark = (loadavg: string, stat: string): ForkMark | null => {
+  const lastPid = Number(/\s(\d+)\s*$/.exec(loadavg)?.[1])
+  const forks = Number(/^processes (\d+)$/m.exec(stat)?.[1])
+  // A kernel that does not count (gVisor) says 0.
+  return lastPid > 0 && forks > 0 ? { lastPid, forks } : null
+}
+
+/** More births than this between two looks are not followed one by one: the whole list is read again. */
+const followedBirths = 256
+/** A fork has its number before it can be seen; so many numbers back cover every fork that was half done at a look. */
+const halfDone = 64
+/** The smallest pid_max of a 64-bit system: fewer forks than this cannot have gone once around. */
+const pidCycle = 32_768
+
+/**
+ * Which pids may have appeared between two looks. The kernel hands them out in ascending order and starts again from
+ * the bottom (idr_alloc_cyclic), and counts a fork at the moment it can be seen. So an unmoved count means nobody
+ * (`none`); otherwise whoever appeared is in the gap or was half done before it. `more`: the numbers moved as well, so
+ * another look must follow; a count that moves alone is another namespace's.
+ */
+export const bornBetween = (
+  from: ForkMark | null,
+  to: ForkMark | null
+): { readonly first: number; readonly last: number; readonly more: boolean } | "none" | "many" => {
+  if (from === null || to === null) return "many"
+  if (to.forks === from.forks) return "none"
+  const gap = to.lastPid - from.lastPid
+  if (to.forks < from.forks || to.forks - from.forks >= pidCycle || gap < 0 || gap > followedBirths)
+    return "many"
+  return { first: Math.max(1, from.lastPid - halfDone + 1), last: to.lastPid, more: gap > 0 }
+}
+
+/** Newest first: one that forks and dies at once is met before it is gone, even after the numbers started again. */
+export const newestFirst = (pids: ReadonlyArray<number>, lastPid: number): ReadonlyArray<number> => {
+  const age = (pid: number) => (pid <= lastPid ? lastPid - pid : lastPid - pid + 2 ** 23)
+  return pids.toSorted((a, b) => age(a) - age(b))
+}
+
+/** How a sweep goes on: `Look` is the scan a sweep starts with, `Freeze` one that stops whomever it meets. */
+export type SweepStep =
+  | { readonly _tag: "Look" }
+  | { readonly _tag: "Ask" }
+  | { readonly _tag: "Wait"; readonly ms: number; readonly next: "Grace" | "Freeze" }
+  | { readonly _tag: "Grace" }
+  | { readonly _tag: "Freeze" }
+  | { readonly _tag: "Kill" }
+  | { readonly _tag: "Prove" }
+  | { readonly _tag: "Done"; readonly proven: boolean }
+
+export interface SweepPlan {
+  readonly step: SweepStep
+  readonly deadline: number
+  /** Null until the members were asked. */
+  readonly graceEnds: number | null
+  readonly freezes: number
+  readonly pauseMs: number
+  readonly doubts: number
+}
+
+/** What a step met: members that can be signalled, those it saw for the first time, and what `Prove` found out. */
+export interface SweepSeen {
+  readonly members: number
+  readonly fresh: number
+  readonly proof: "proven" | "found" | "doubtful" | null
+}
+
+/** The members are looked up one by one in the grace, which costs 20 microseconds each. */
+const graceStepMs = 20
+/** A tree that is still growing after so many frozen layers is killed layer by layer instead. */
+const maxFreezes = 64
+/** From a killed process to its disappearance: under a millisecond, or 50 for one with gigabytes to give back. */
+const killPauseMs = { first: 1, most: 50 } as const
+/** Empty scans with births that could not be followed, before emptiness is accepted without proof. */
+const maxDoubts = 4
+
+export const startSweep = (
+  now: number,
+  settings: { readonly killGraceMs: number; readonly sweepTimeoutMs: number }
+): SweepPlan => ({
+  step: { _tag: "Look" },
+  deadline: now + settings.sweepTimeoutMs,
+  graceEnds: null,
+  freezes: 0,
+  pauseMs: killPauseMs.first,
+  doubts: 0
+})
+
+/** The escalation: look, ask, grace, freeze to a fixpoint, kill, and prove; back to freezing whenever somebody is left. */
+export const nextSweep = (
+  plan: SweepPlan,
+  seen: SweepSeen,
+  now: number,
+  settings: { readonly killGraceMs: number }
+): SweepPlan => {
+  const go = (step: SweepStep, change: Partial<SweepPlan> = {}): SweepPlan => ({ ...plan, ...change, step })
+  const wait = (ms: number, next: "Grace" | "Freeze", change: Partial<SweepPlan> = {}) =>
+    go({ _tag: "Wait", ms: Math.max(1, Math.min(ms, plan.deadline - now)), next }, change)
+  if (seen.proof === "proven") return go({ _tag: "Done", proven: true })
+  if (now >= plan.deadline) return go({ _tag: "Done", proven: false })
+  switch (plan.step._tag) {
+    case "Look":
+      return go({ _tag: seen.members > 0 ? "Ask" : "Prove" })
+    case "Ask":
+      return seen.members > 0
+        ? wait(graceStepMs, "Grace", { graceEnds: now + settings.killGraceMs })
+        : go({ _tag: "Freeze" })
+    case "Wait":
+      return go({ _tag: plan.step.next })
+    case "Grace":
+      return seen.members > 0 && now < (plan.graceEnds ?? now)
+        ? wait(graceStepMs, "Grace")
+        : go({ _tag: "Freeze" })
+    case "Freeze":
+      if (seen.fresh > 0 && plan.freezes < maxFreezes) return go(plan.step, { freezes: plan.freezes + 1 })
+      return go({ _tag: seen.members > 0 ? "Kill" : "Prove" }, { freezes: 0 })
+    case "Kill":
+      return wait(plan.pauseMs, "Freeze", {
+        pauseMs: Math.min(plan.pauseMs * 2, killPauseMs.most),
+        doubts: 0
+      })
+    case "Prove":
+      if (seen.proof === "found") return go({ _tag: "Freeze" }, { doubts: 0 })
+      return plan.doubts + 1 >= maxDoubts
+        ? go({ _tag: "Done", proven: false })
+        : wait(plan.pauseMs, "Freeze", { doubts: plan.doubts + 1 })
+    case "Done":
+      return plan
+  }
+}
+
 export class InstanceMark extends Context.Service<
   InstanceMark,
   {
@@ -42,6 +238,9 @@ export class InstanceMark extends Context.Service<
     readonly choose: Effect.Effect<MarkRange, MarkUnavailable>
     /** Lowers this process's hard limit to `range.high` and reads it back. */
     readonly take: (range: MarkRange) => Effect.Effect<void, MarkUnavailable>
+    /** This process's hard limit now; null when it is unlimited or the system has none. */
+    readonly own: Effect.Effect<number | null>
+    /** Newest first. A range of everything shows every finite mark of this pid namespace. */
     readonly members: (range: MarkRange) => Effect.Effect<ReadonlyArray<Marked>>
     /** Ends every process of the range but this one: ask, grace, then freeze, verify and kill until a scan is proven empty. */
     readonly sweep: (range: MarkRange) => Effect.Effect<SweepReport>

@@ -388,3 +388,14 @@ export class ScriptedProvider extends Context.Service<
     readonly requests: Stream.Stream<ProviderRequest>
   }
 >()("holdfast/ScriptedProvider") {}
+
+/** The same as `-c` overrides; a JSON string is a TOML string. */
+export const overridesFor = (url: string): ReadonlyArray<string> => {
+  const { model_provider, model_providers } = codexConfig(url)
+  return [
+    `model_provider=${JSON.stringify(model_provider)}`,
+    ...Object.entries(model_providers.scripted).map(
+      ([key, value]) => `model_providers.${model_provider}.${key}=${JSON.stringify(value)}`
+    )
+  ]
+}

@@ -9,6 +9,9 @@ import * as Schema from "effect/Schema"
 import { Direction, HookEventName } from "./HookEvent.ts"
 import { PolicyConfig, type Rule } from "./Policy.ts"
 
+/** Of the package; the architecture test compares it with package.json. */
+export const version = "0.1.0"
+
 /** The sandboxes of Codex, loosest last; `-c` may only tighten. */
 export const sandboxModes = ["read-only", "workspace-write", "danger-full-access"] as const
 export const SandboxMode = Schema.Literals(sandboxModes)
@@ -141,23 +144,46 @@ export class SocketPathTooLong extends Schema.TaggedError<SocketPathTooLong>()("
   }
 }
 
+/** `name` as a word: after a path, a quote, `sudo`, `xargs` or `$(`, but not as part of another word. */
+const word = (name: string): string => String.raw`(?<![\w.-])${name}(?=["'\s\\])`
+
+/**
+ * What follows up to the command's end. 512 characters: flags stand near their command, and a search that went further
+ * from every `rm` of a long line would take quadratic time.
+ */
+const onward = String.raw`(?:[^;&|\n\\]|\\[^]){0,512}?`
+
+/** An argument that starts like this somewhere in the command. */
+const having = (...starts: ReadonlyArray<string>): string =>
+  String.raw`(?=${onward}(?<=[\s"'])(?:${starts.join("|")}))`
+
+/** A short flag, alone or among others: -r, -vr. */
+const flag = (letters: string): string => String.raw`-[\w"'\\]{0,32}?[${letters}]`
+
 /** Commands that destroy what no sandbox brings back; in force when the config names no policy of its own. */
 export const defaultRules: ReadonlyArray<Rule> = [
   {
     id: "no-recursive-force-delete",
-    command: String.raw`(^|[\s;&|(])rm\s+(-\w*[rR]\w*f|-\w*f\w*[rR]|(-\w+\s+)*-\w*[rR]\w*\s+(-\w+\s+)*-\w*f|(-\w+\s+)*-\w*f\w*\s+(-\w+\s+)*-\w*[rR])`,
+    command: word("rm") + having(flag("rR"), "--r") + having(flag("f"), "--f"),
     verdict: "deny",
     reason: "recursive forced deletion"
   },
   {
     id: "no-force-push",
-    command: String.raw`(^|[\s;&|(])git\s+([^;&|]*\s)?push\s[^;&|]*(--force\b|\s-f\b)`,
+    command:
+      word("git") +
+      having(String.raw`push(?![\w-])`) +
+      having(flag("f"), "--force", "--mirror", String.raw`\+\w`),
     verdict: "deny",
     reason: "a forced push rewrites other people's history"
   },
   {
     id: "no-raw-disk-write",
-    command: String.raw`(^|[\s;&|(])(mkfs(\.\w+)?\s|dd\s[^;&|]*of=/dev/)`,
+    command: [
+      word(String.raw`mkfs(?:\.\w+)?`),
+      word("dd") + having(String.raw`of=["']?/dev/(?!null|zero|full|std|tty|fd/|shm/)`),
+      String.raw`>\s{0,8}["']?/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper|dm-|loop)`
+    ].join("|"),
     verdict: "deny",
     reason: "writing to a raw device"
   }

@@ -1,0 +1,105 @@
+/** Control, the gateway's answers: looks into the services, starts runs and relays in the scope of their caller. */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Stream from "effect/Stream"
+import { AgentDriver } from "../services/AgentDriver.ts"
+import { AppServerLease } from "../services/AppServerLease.ts"
+import { AuditLog } from "../services/AuditLog.ts"
+import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
+import { Epoch } from "../services/Epoch.ts"
+import { HookClients } from "../services/HookClients.ts"
+import { Policy } from "../services/Policy.ts"
+import { RelayRegistry } from "../services/RelayRegistry.ts"
+import { Settings, version } from "../services/Settings.ts"
+import { SupervisionTree } from "../services/SupervisionTree.ts"
+
+const refused = (error: { readonly message: string }) => new ControlRefused({ detail: error.message })
+
+export const make = Effect.gen(function* () {
+  const { paths } = yield* Settings
+  const { current, swept, unmarked } = yield* Epoch
+  const registry = yield* RelayRegistry
+  const lease = yield* AppServerLease
+  const audit = yield* AuditLog
+  const policy = yield* Policy
+  const clients = yield* HookClients
+  const driver = yield* AgentDriver
+  const tree = yield* SupervisionTree
+  const shutdown = yield* Shutdown
+
+  return Control.of({
+    Status: () =>
+      Effect.gen(function* () {
+        return {
+          version,
+          epoch: current.epoch,
+          owner: current.owner,
+          startedAt: current.startedAt,
+          upMs: (yield* Clock.currentTimeMillis) - current.startedAt,
+          rssBytes: process.memoryUsage.rss(),
+          state: paths.state,
+          runtime: paths.runtime,
+          mark: current.mark,
+          unmarked,
+          swept,
+          policies: policy.loaded,
+          hookClient: clients.best.kind,
+          relays: (yield* registry.list).length,
+          leases: yield* lease.list
+        }
+      }),
+    Tree: () => tree.snapshot,
+    Relays: () => registry.list,
+    Leases: () => lease.list,
+    AuditTail: ({ limit, follow }) => {
+      let last: number | null = null
+      const past = Stream.fromIterableEffect(audit.tail(limit))
+      // What fell between the look back and the subscription, or past a slow reader, is fetched when the gap shows.
+      const later = Stream.mapEffect(audit.live, (row) => {
+        const missed = last === null ? 0 : row.seq - last - 1
+        return missed <= 0
+          ? Effect.succeed(last !== null && row.seq <= last ? [] : [row])
+          : Effect.map(audit.tail(Math.min(maxTail, missed + 1)), (rows) => rows.filter(({ seq }) => seq > last!))
+      })
+      return (follow ? Stream.concat(past, Stream.flattenIterable(later)) : past).pipe(
+        Stream.tap((row) =>
+          Effect.sync(() => {
+            last = row.seq
+          })
+        ),
+        Stream.mapError(refused)
+      )
+    },
+    OpenRelay: ({ provider, sessionId, events }) =>
+      Stream.callback<OpenedRelay, ControlRefused>((queue) =>
+        Effect.gen(function* () {
+          const relay = yield* Effect.mapError(
+            registry.register({
+              provider,
+              sessionId,
+              runId: `by-hand-${current.epoch.slice(-6)}`,
+              allowedEvents: events
+            }),
+            refused
+          )
+          yield* Queue.offer(queue, {
+            relayId: relay.relayId,
+            generation: relay.generation,
+            recordPath: relay.recordPath,
+            commands: relay.commands as Record<string, string>
+          })
+          return yield* Effect.never
+        })
+      ),
+    RunCodex: (request) => driver.run(request),
+    // Ending at once would close the socket under the answer.
+    Down: () =>
+      Stream.succeed({ owner: current.owner }).pipe(
+        Stream.concat(Stream.never),
+        Stream.ensuring(shutdown.request)
+      )
+  })
+})
+
+export const layer = Control.toLayer(make)

@@ -1,0 +1,125 @@
+/** Doctor, live: looks at Node, codex, directories and the mark, and runs a hook command the way a provider does. */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as childProcess from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { CodexBinary } from "../services/CodexBinary.ts"
+import { type Check, Doctor, failed, type HookTrial, passed, trialPayload, warned } from "../services/Doctor.ts"
+import { InstanceMark } from "../services/InstanceMark.ts"
+import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
+import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+
+export * from "../services/Doctor.ts"
+
+/** A hook that takes this long hangs. */
+const trialTimeoutMs = 35_000
+
+const nodeCheck: Effect.Effect<Check> = Effect.sync(() => {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number)
+  const what = "node"
+  return major > 22 || (major === 22 && minor >= 19)
+    ? passed(what, `${process.version}, ${process.execPath}`)
+    : failed(what, `${process.version} is too old`, "install Node 22.19 or newer, or set HOLDFAST_NODE")
+})
+
+const real = (file: string): string => {
+  try {
+    return fs.realpathSync(file)
+  } catch {
+    return file
+  }
+}
+
+const isBelow = (file: string, directory: string): boolean =>
+  !path.relative(real(directory), real(file)).startsWith("..")
+
+export const make = Effect.gen(function* () {
+  const { paths, codex } = yield* Settings
+  const binary = yield* CodexBinary
+  const mark = yield* InstanceMark
+
+  const codexCheck: Effect.Effect<Check> = Effect.gen(function* () {
+    const file = yield* binary.path
+    return passed("codex", `${yield* binary.version}, ${file}`)
+  }).pipe(
+    Effect.catch((error) => Effect.succeed(failed("codex", error.message, null)))
+  )
+
+  const codexHomeCheck: Effect.Effect<Check> = Effect.sync(() =>
+    isBelow(codex.home, os.tmpdir())
+      ? warned(
+          "CODEX_HOME",
+          `${codex.home} is below the temporary directory, where Codex's sandbox breaks`,
+          "set HOLDFAST_HOME or codex.home to another place"
+        )
+      : passed("CODEX_HOME", codex.home)
+  )
+
+  const directoryCheck = (what: string, directory: string): Effect.Effect<Check> =>
+    Effect.match(ensurePrivateDirectory(directory), {
+      onSuccess: () => passed(what, `${directory}, 0700, ours`),
+      onFailure: (error) => failed(what, error.message, null)
+    })
+
+  const socketCheck: Effect.Effect<Check> = Effect.sync(() => {
+    const longest = Math.max(
+      ...[paths.controlSocket, paths.hookSocket("0".repeat(26))].map((file) => Buffer.byteLength(file))
+    )
+    const limit = maxSocketPathBytes(process.platform)
+    return longest > limit
+      ? failed(
+          "socket paths",
+          `${longest} bytes; this system allows ${limit}`,
+          "set HOLDFAST_RUNTIME_DIR to a shorter directory"
+        )
+      : passed("socket paths", `${longest} of ${limit} bytes`)
+  })
+
+  const markCheck: Effect.Effect<Check> = Effect.match(mark.choose, {
+    onSuccess: () => passed("instance mark", "available: what detaches from its agent can be found again"),
+    onFailure: (error) =>
+      warned("instance mark", error.message, "install util-linux (prlimit), or run on Linux")
+  })
+
+  const tryHook = (command: string): Effect.Effect<HookTrial> =>
+    Effect.gen(function* () {
+      const startedAt = yield* Clock.currentTimeNanos
+      const { exitCode, stdout } = yield* Effect.callback<Omit<HookTrial, "tookMs">>((resume) => {
+        const child = childProcess.execFile(
+          "/bin/sh",
+          ["-c", command],
+          { timeout: trialTimeoutMs, killSignal: "SIGKILL" },
+          (error, stdout) =>
+            resume(
+              Effect.succeed({
+                exitCode: error === null ? 0 : typeof error.code === "number" ? error.code : null,
+                stdout
+              })
+            )
+        )
+        child.stdin?.on("error", () => undefined)
+        child.stdin?.end(trialPayload)
+        return Effect.sync(() => child.kill("SIGKILL"))
+      })
+      return { exitCode, stdout, tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6 }
+    })
+
+  return Doctor.of({
+    checks: Effect.all([
+      nodeCheck,
+      codexCheck,
+      codexHomeCheck,
+      directoryCheck("state directory", paths.state),
+      directoryCheck("runtime directory", paths.runtime),
+      directoryCheck("bridge directory", paths.bridges),
+      socketCheck,
+      markCheck
+    ]),
+    tryHook
+  })
+})
+
+export const layer = Layer.effect(Doctor, make)

@@ -1,0 +1,290 @@
+/**
+ * HookRelay, the gateway's end: one raw node:http server on one Unix socket, one fiber per question.
+ *
+ * A request is checked in this order: method, size, credentials, currency, body, currency again; then it is decided and
+ * the decision encoded for its provider. Whatever goes wrong is a status, never a text. The size of a head, of a body, the
+ * time either may take and the number of connections are all bounded.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as FiberSet from "effect/FiberSet"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import * as crypto from "node:crypto"
+import * as fs from "node:fs"
+import * as http from "node:http"
+import * as net from "node:net"
+import { Epoch } from "../services/Epoch.ts"
+import type { HookEventName } from "../services/HookEvent.ts"
+import * as Codex from "../services/HookProviderCodex.ts"
+import {
+  bodyDeadlineMs,
+  closeGraceMs,
+  HookRelay,
+  HookSocketUnusable,
+  maxConnections
+} from "../services/HookRelay.ts"
+import {
+  generationHeader,
+  hookEventNames,
+  hookPath,
+  maxHeadBytes,
+  relayHeader,
+  statusOfCause
+} from "../services/HookWire.ts"
+import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
+import { maxSocketPathBytes, Settings, SocketPathTooLong } from "../services/Settings.ts"
+import { errorCode } from "./internal/errorCode.ts"
+import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+
+export * from "../services/HookRelay.ts"
+
+type Refusal = keyof typeof statusOfCause
+
+/** Not one of a client's causes: something in here broke, and the log says what. */
+const statusOfDefect = 500
+
+const eventOfPath: ReadonlyMap<string | undefined, HookEventName> = new Map(
+  hookEventNames.map((event) => [hookPath(event), event])
+)
+
+/** Of equal length whatever was sent, so that the comparison takes the same time for every guess. */
+const digest = (text: string): Buffer => crypto.hash("sha256", text, "buffer")
+
+const isBearer = (header: string | undefined, token: string): boolean =>
+  crypto.timingSafeEqual(digest(header ?? ""), digest(`Bearer ${token}`))
+
+const declaredBytes = (request: http.IncomingMessage): number => Number(request.headers["content-length"] ?? 0)
+
+const collected = (request: http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
+  Effect.callback<string, Refusal>((resume) => {
+    const chunks: Array<Buffer> = []
+    let size = 0
+    const stop = (): void => {
+      request.removeListener("data", onData)
+      request.removeListener("end", onEnd)
+    }
+    const onData = (chunk: Buffer): void => {
+      size += chunk.length
+      if (size <= limit) return void chunks.push(chunk)
+      stop()
+      resume(Effect.fail("too-large"))
+    }
+    const onEnd = (): void =>
+      resume(Effect.succeed((chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)).toString("utf8")))
+    request.on("data", onData)
+    request.on("end", onEnd)
+    return Effect.sync(stop)
+  })
+
+/**
+ * The whole body; more than `limit` bytes, or a client that goes on too long, is a refusal. A deadline costs as much as the
+ * rest of a decision, so only a body has one that did not come along with its head: after the yield it is complete.
+ */
+const bodyOf = (request: http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
+  Effect.flatMap(Effect.yieldNow, () =>
+    request.complete
+      ? collected(request, limit)
+      : Effect.timeoutOrElse(collected(request, limit), {
+          duration: bodyDeadlineMs,
+          orElse: () => Effect.fail<Refusal>("timeout")
+        })
+  )
+
+/**
+ * A refused request is read to its end, and thrown away: closing a socket under a client that still writes would cost it
+ * the answer.
+ */
+const drained = (request: http.IncomingMessage): Effect.Effect<void> =>
+  Effect.callback<void>((resume) => {
+    if (request.complete || request.destroyed) return resume(Effect.void)
+    const onEnd = (): void => resume(Effect.void)
+    request.on("end", onEnd)
+    request.resume()
+    return Effect.sync(() => request.removeListener("end", onEnd))
+  }).pipe(Effect.timeoutOrElse({ duration: bodyDeadlineMs, orElse: () => Effect.void }))
+
+const respond = (response: http.ServerResponse, status: number, body: string, close: boolean): void => {
+  if (response.writableEnded || response.destroyed) return
+  response.writeHead(status, {
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(body),
+    ...(close ? { connection: "close" } : {})
+  })
+  response.end(body)
+}
+
+/** Whether somebody accepts connections there. */
+const isAnswered = (path: string): Effect.Effect<boolean> =>
+  Effect.callback<boolean>((resume) => {
+    const socket = net.connect(path)
+    socket.on("connect", () => {
+      socket.destroy()
+      resume(Effect.succeed(true))
+    })
+    // Anything but a refusal, a full queue say, means that there is somebody.
+    socket.on("error", (error) => {
+      const code = errorCode(error)
+      resume(Effect.succeed(code !== "ECONNREFUSED" && code !== "ENOENT"))
+    })
+    return Effect.sync(() => socket.destroy())
+  })
+
+/** Makes the path free: a socket that nobody answers is left over from a crash; one that is answered is not ours. */
+const clearStale = Effect.fnUntraced(function* (path: string) {
+  const isThere = yield* Effect.try({
+    try: () => fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined,
+    catch: (cause) => new HookSocketUnusable({ path, problem: "unusable", cause })
+  })
+  if (!isThere) return
+  if (yield* isAnswered(path)) return yield* new HookSocketUnusable({ path, problem: "in-use" })
+  yield* Effect.try({
+    try: () => fs.rmSync(path, { force: true }),
+    catch: (cause) => new HookSocketUnusable({ path, problem: "unusable", cause })
+  })
+})
+
+const listening = (server: http.Server, path: string): Effect.Effect<void, HookSocketUnusable> =>
+  Effect.callback<void, HookSocketUnusable>((resume) => {
+    const failed = (cause: unknown): void =>
+      resume(
+        Effect.fail(
+          new HookSocketUnusable({
+            path,
+            problem: errorCode(cause) === "EADDRINUSE" ? "in-use" : "unusable",
+            cause
+          })
+        )
+      )
+    server.once("error", failed)
+    server.listen(path, () => {
+      server.removeListener("error", failed)
+      try {
+        // The directory already keeps others out.
+        fs.chmodSync(path, 0o600)
+        resume(Effect.void)
+      } catch (cause) {
+        server.close()
+        failed(cause)
+      }
+    })
+  })
+
+export const make = Effect.gen(function* () {
+  const { hook, paths } = yield* Settings
+  const registry = yield* RelayRegistry
+  const { current } = yield* Epoch
+
+  const socketPath = paths.hookSocket(current.epoch)
+  const bytes = Buffer.byteLength(socketPath)
+  const limit = maxSocketPathBytes(process.platform)
+  if (bytes > limit) return yield* new SocketPathTooLong({ path: socketPath, bytes, limit })
+  yield* ensurePrivateDirectory(paths.runtime)
+  yield* clearStale(socketPath)
+
+  /** The entry of a relay, with the credentials that were just shown still in force. */
+  const currentEntry = Effect.fnUntraced(function* (relayId: string, generation: string, event: HookEventName) {
+    const found = yield* registry.find(relayId)
+    if (Option.isNone(found)) return yield* Effect.fail<Refusal>("not-found")
+    const entry = found.value
+    return { entry, current: generation === String(entry.info.generation), allowed: entry.allows(event) }
+  })
+
+  /** Everything after credentials: what is refused here is counted for its relay. */
+  const admitted = Effect.fnUntraced(function* (
+    request: http.IncomingMessage,
+    event: HookEventName,
+    first: { readonly entry: RelayEntry; readonly current: boolean; readonly allowed: boolean }
+  ) {
+    if (!first.current) return yield* Effect.fail<Refusal>("stale-generation")
+    if (!first.allowed) return yield* Effect.fail<Refusal>("forbidden")
+    const text = yield* bodyOf(request, hook.maxBodyBytes)
+    const { relayId, generation } = first.entry.info
+    const again = yield* currentEntry(relayId, String(generation), event)
+    if (!again.current || again.entry.token !== first.entry.token)
+      return yield* Effect.fail<Refusal>("stale-generation")
+    if (!again.allowed) return yield* Effect.fail<Refusal>("forbidden")
+    const decoded = Codex.decodeEvent(event, text, () => `hook-${crypto.randomUUID()}`)
+    if (Result.isFailure(decoded)) return yield* Effect.fail<Refusal>("malformed")
+    return { entry: again.entry, hookEvent: decoded.success }
+  })
+
+  const answer = Effect.fnUntraced(function* (request: http.IncomingMessage) {
+    const event = request.method === "POST" ? eventOfPath.get(request.url) : undefined
+    if (event === undefined) return yield* Effect.fail<Refusal>("malformed")
+    if (declaredBytes(request) > hook.maxBodyBytes) return yield* Effect.fail<Refusal>("too-large")
+    const relayId = request.headers[relayHeader]
+    const generation = request.headers[generationHeader]
+    if (typeof relayId !== "string" || typeof generation !== "string")
+      return yield* Effect.fail<Refusal>("forbidden")
+    const first = yield* currentEntry(relayId, generation, event)
+    const { entry, hookEvent } = yield* (
+      isBearer(request.headers.authorization, first.entry.token)
+        ? admitted(request, event, first)
+        : Effect.fail<Refusal>("forbidden")
+    ).pipe(Effect.tapError(() => first.entry.refused))
+    // Without its row in the audit log a decision may not be answered; the client falls in its declared direction.
+    const decision = yield* entry.decide(hookEvent, "hook").pipe(
+      Effect.tapError((error) => Effect.logError(error.message)),
+      Effect.mapError((): Refusal => "refused")
+    )
+    return Codex.encodeDecision(hookEvent, decision)
+  })
+
+  const handle = (request: http.IncomingMessage, response: http.ServerResponse): Effect.Effect<void> =>
+    answer(request).pipe(
+      Effect.matchEffect({
+        onSuccess: (body) => Effect.sync(() => respond(response, 200, body, !server.listening)),
+        onFailure: (refusal) =>
+          (declaredBytes(request) > hook.maxBodyBytes ? Effect.void : drained(request)).pipe(
+            Effect.andThen(Effect.sync(() => respond(response, statusOfCause[refusal], "", true)))
+          )
+      }),
+      Effect.catchCauseIf(
+        (cause) => !Cause.hasInterruptsOnly(cause),
+        (cause) =>
+          Effect.andThen(
+            Effect.logError("A hook could not be answered", cause),
+            Effect.sync(() => respond(response, statusOfDefect, "", true))
+          )
+      ),
+      // The client left, or the gateway closes: then this is the last it hears.
+      Effect.onInterrupt(() => Effect.sync(() => respond(response, statusOfCause.refused, "", true)))
+    )
+
+  const deciding = yield* FiberSet.make<void>()
+  const run = yield* FiberSet.runtime(deciding)<never>()
+
+  const server = http.createServer(
+    { maxHeaderSize: maxHeadBytes, headersTimeout: bodyDeadlineMs, requestTimeout: 2 * bodyDeadlineMs },
+    (request, response) => {
+      response.sendDate = false
+      const fiber = run(handle(request, response))
+      response.on("close", () => {
+        if (!response.writableFinished) fiber.interruptUnsafe()
+      })
+    }
+  )
+  server.maxConnections = maxConnections
+
+  yield* Effect.acquireRelease(listening(server, socketPath), () =>
+    Effect.gen(function* () {
+      const closed = Effect.callback<void>((resume) => void server.close(() => resume(Effect.void)))
+      const closing = yield* Effect.forkChild(closed, { startImmediately: true })
+      yield* FiberSet.clear(deciding)
+      // What a client has not read by then it will not read.
+      yield* Effect.timeoutOrElse(Fiber.join(closing), {
+        duration: closeGraceMs,
+        orElse: () => Effect.andThen(Effect.sync(() => server.closeAllConnections()), Fiber.join(closing))
+      })
+    })
+  )
+  // Out of file descriptors, say: the connection is lost to its client, which retries.
+  server.on("error", (cause) => void run(Effect.logError("The hook socket failed to accept", cause)))
+
+  return HookRelay.of({ socketPath })
+})
+
+export const layer = Layer.effect(HookRelay, make)

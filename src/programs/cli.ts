@@ -1,0 +1,164 @@
+/** cli: the operator's command. Parses, asks the gateway over its socket, prints, and turns the outcome into an exit code. */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
+import * as Argument from "effect/cli/Argument"
+import * as CliOutput from "effect/cli/CliOutput"
+import * as Command from "effect/cli/Command"
+import * as Flag from "effect/cli/Flag"
+import * as GlobalFlag from "effect/cli/GlobalFlag"
+import { ControlClient } from "../layers/ControlClient.ts"
+import { maxTail } from "../services/Control.ts"
+import { hookEventNames } from "../services/HookWire.ts"
+import * as Report from "../services/Report.ts"
+import { version } from "../services/Settings.ts"
+import { renderTree } from "../services/SupervisionTree.ts"
+import { gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
+import { presenter, print, teardown } from "./internal/terminal.ts"
+import { handOver } from "./internal/handOver.ts"
+
+const Json = GlobalFlag.Setting("json")({
+  flag: Flag.Boolean("json").pipe(
+    Flag.withDefault(false),
+    Flag.withDescription("Print JSON: one document, or one line per event where it follows")
+  )
+})
+
+/** One answer: as JSON, or as text. */
+const show = Effect.fnUntraced(function* <A>(value: A, text: (value: A) => string) {
+  yield* print((yield* Json) ? JSON.stringify(value) : text(value))
+})
+
+/** Many answers, as they come: JSON lines, or lines of text. */
+const follow = <A, E, R>(stream: Stream.Stream<A, E, R>, text: (value: A) => string | null) =>
+  Effect.gen(function* () {
+    const json = yield* Json
+    yield* Stream.runForEach(stream, (value) => {
+      const line = json ? JSON.stringify(value) : text(value)
+      return line === null ? Effect.void : print(line)
+    })
+  })
+
+const up = Command.make("up", {}, () => handOver("gateway")).pipe(
+  Command.withDescription("Start the gateway in the foreground")
+)
+const demo = Command.make("demo", {}, () => handOver("demo")).pipe(
+  Command.withDescription("Watch one governed Codex turn, from start to nothing left")
+)
+const down = Command.make("down", {}, () =>
+  oneGateway(
+    Effect.gen(function* () {
+      const owner = yield* stopGateway
+      yield* show({ stopped: owner.pid }, ({ stopped }) => `stopped the gateway (pid ${stopped})`)
+    })
+  )
+).pipe(Command.withDescription("End the gateway and everything it owns"))
+
+const status = Command.make(
+  "status",
+  { tree: Flag.Boolean("tree").pipe(Flag.withDefault(false), Flag.withDescription("Every actor: state, age, restarts")) },
+  ({ tree }) =>
+    oneGateway(
+      Effect.gen(function* () {
+        const client = yield* ControlClient
+        if (tree) return yield* show(yield* client.Tree(), (nodes) => renderTree("gateway", nodes))
+        yield* show(yield* client.Status(), Report.status)
+      })
+    )
+).pipe(Command.withDescription("What the gateway is and owns"))
+
+const relaysOpen = Command.make(
+  "open",
+  {
+    provider: Flag.Literals("provider", ["codex"]),
+    session: Flag.String("session").pipe(
+      Flag.withDefault(""),
+      Flag.withDescription("The agent's session, shown in lists")
+    )
+  },
+  ({ provider, session }) =>
+    oneGateway(
+      Effect.gen(function* () {
+        const client = yield* ControlClient
+        const opened = client.OpenRelay({ provider, sessionId: session || null, events: hookEventNames })
+        yield* Stream.runForEach(opened, (relay) => print(JSON.stringify(relay)))
+      })
+    )
+).pipe(
+  Command.withDescription("Hold a relay until interrupted; prints one JSON line with the hook command per event")
+)
+
+const relays = Command.make("relays", {}, () =>
+  oneGateway(
+    Effect.gen(function* () {
+      const client = yield* ControlClient
+      const now = (yield* client.Status()).startedAt + (yield* client.Status()).upMs
+      yield* show(yield* client.Relays(), (all) => Report.relays(all, now))
+    })
+  )
+).pipe(
+  Command.withDescription("The open relays, from agents' hooks to the gateway"),
+  Command.withSubcommands([relaysOpen])
+)
+
+const leases = Command.make("leases", {}, () =>
+  oneGateway(
+    Effect.gen(function* () {
+      yield* show(yield* (yield* ControlClient).Leases(), Report.leases)
+    })
+  )
+).pipe(Command.withDescription("The shared app-server: its borrowers, its last end"))
+
+const auditTail = Command.make(
+  "tail",
+  {
+    lines: Flag.Int("lines").pipe(Flag.withAlias("n"), Flag.withDefault(20)),
+    follow: Flag.Boolean("follow").pipe(Flag.withAlias("f"), Flag.withDefault(false))
+  },
+  (options) =>
+    oneGateway(
+      Effect.gen(function* () {
+        const client = yield* ControlClient
+        const limit = Math.max(0, Math.min(options.lines, maxTail))
+        yield* follow(client.AuditTail({ limit, follow: options.follow }), Report.auditRow)
+      })
+    )
+).pipe(Command.withDescription("The last decisions; -f goes on"))
+const audit = Command.make("audit").pipe(
+  Command.withDescription("Every decision about a tool call"),
+  Command.withSubcommands([auditTail])
+)
+
+const codex = Command.make(
+  "codex",
+  {
+    config: Flag.String("config").pipe(
+      Flag.withAlias("c"),
+      Flag.between(0, 64),
+      Flag.withDescription("KEY=VALUE of Codex's configuration, for this thread only (repeatable)")
+    ),
+    resume: Flag.String("resume").pipe(Flag.withDefault(""), Flag.withDescription("Go on with this thread")),
+    fork: Flag.String("fork").pipe(Flag.withDefault(""), Flag.withDescription("Go on with a copy of this thread")),
+    prompt: Argument.String("prompt")
+  },
+  (options) => oneGateway(runCodex(options, (stream) => follow(stream, Report.agentEvent)))
+).pipe(Command.withDescription("Run one governed Codex turn on the shared app-server"))
+
+const doctor = Command.make("doctor", {}, () =>
+  Effect.gen(function* () {
+    const checks = yield* runDoctor
+    yield* show(checks, Report.checks)
+    if (checks.some((check) => check.status === "fail")) return yield* Effect.sync(() => process.exit(1))
+  })
+).pipe(Command.withDescription("Check this machine, and send one hook the whole way round"))
+
+Command.make("holdfast").pipe(
+  Command.withDescription("Owns what coding agents start; decides every tool call before it runs"),
+  Command.withSubcommands([up, down, status, relays, leases, audit, codex, doctor, demo]),
+  Command.withGlobalFlags([Json]),
+  Command.run({ version }),
+  Effect.provide(Layer.mergeAll(gateway, NodeServices.layer, Layer.succeed(CliOutput.Presenter, presenter))),
+  NodeRuntime.runMain({ disableErrorReporting: true, teardown })
+)

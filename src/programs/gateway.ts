@@ -1,0 +1,146 @@
+/**
+ * gateway: the daemon. This page is everything it has.
+ *
+ * It ends in the reverse of the graph: the control socket stops accepting and the runs behind it end (each turn is
+ * interrupted, what it left in the background is terminated), waiting hooks are answered with a refusal, the relays' records
+ * are unlinked, the app-server is asked to leave, then told, then killed, the audit queue is written out, and last whatever
+ * still carries this epoch's mark is ended and the epoch is closed. A second signal does not wait for any of it; the next
+ * start then sweeps by the mark.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as RpcSerialization from "effect/rpc/RpcSerialization"
+import * as RpcServer from "effect/rpc/RpcServer"
+import { parseArgs } from "node:util"
+import * as AgentDriverCodex from "../layers/AgentDriverCodex.ts"
+import * as AppServerLease from "../layers/AppServerLease.ts"
+import * as AppServerProcess from "../layers/AppServerProcess.ts"
+import * as AuditLog from "../layers/AuditLog.ts"
+import * as BridgeStore from "../layers/BridgeStore.ts"
+import * as CodexBinary from "../layers/CodexBinary.ts"
+import * as ControlHandlers from "../layers/ControlHandlers.ts"
+import * as ControlServer from "../layers/ControlServer.ts"
+import * as Database from "../layers/Database.ts"
+import * as Epoch from "../layers/Epoch.ts"
+import * as HookClients from "../layers/HookClients.ts"
+import * as HookRelayServer from "../layers/HookRelayServer.ts"
+import * as InstanceMark from "../layers/InstanceMark.ts"
+import * as Policy from "../layers/Policy.ts"
+import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
+import * as RelayRegistry from "../layers/RelayRegistry.ts"
+import * as SupervisionTree from "../layers/SupervisionTree.ts"
+import * as ThreadStore from "../layers/ThreadStore.ts"
+import { Control, Shutdown } from "../services/Control.ts"
+import { Settings } from "../services/Settings.ts"
+import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
+
+const sweepAtEnd = Layer.effectDiscard(
+  Effect.gen(function* () {
+    const epoch = yield* Epoch.Epoch
+    for (const { epoch: dead, report } of epoch.swept)
+      yield* Effect.logWarning("swept a dead gateway's processes").pipe(
+        Effect.annotateLogs({ epoch: dead, ended: report.ended.length, survivors: report.survivors.length })
+      )
+    if (epoch.unmarked) yield* Effect.logWarning(epoch.unmarked)
+    yield* Effect.addFinalizer(() =>
+      Effect.flatMap(epoch.sweepOwn, ({ ended, survivors, proven }) =>
+        Effect.logInfo("swept own processes").pipe(
+          Effect.annotateLogs({ ended: ended.length, survivors: survivors.length, proven })
+        )
+      )
+    )
+  })
+)
+
+const control = RpcServer.layer(Control, { disableFatalDefects: true }).pipe(
+  Layer.provide(ControlHandlers.layer),
+  Layer.provide(RpcServer.layerProtocolSocketServer),
+  Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
+)
+
+const stores = Layer.mergeAll(
+  BridgeStore.layer,
+  AuditLog.layer,
+  ThreadStore.layer,
+  Policy.layer,
+  HookClients.layer,
+  CodexBinary.layer,
+  SupervisionTree.layer
+)
+
+const graph = control.pipe(
+  Layer.provideMerge(HookRelayServer.layer),
+  Layer.provide(AgentDriverCodex.layer),
+  Layer.provide(AppServerLease.layer),
+  Layer.provide(AppServerProcess.layer),
+  Layer.provideMerge(RelayRegistry.layer),
+  Layer.provide(stores),
+  Layer.provide(sweepAtEnd),
+  Layer.provideMerge(Epoch.layer),
+  Layer.provide(InstanceMark.layer),
+  Layer.provide(ProcessIdentity.layer),
+  Layer.provide(Database.layer)
+)
+
+const usage = `holdfast up [--json]
+
+Starts the gateway in the foreground and prints one line when it is ready. Stop it with Ctrl-C or \`holdfast down\`.`
+
+const fail = (code: number, line: string): never => {
+  process.stderr.write(`holdfast: ${line}\n`)
+  process.exit(code)
+}
+
+const readArguments = (): { readonly json: boolean } => {
+  try {
+    const { values } = parseArgs({
+      options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } }
+    })
+    if (values.help) {
+      process.stdout.write(`${usage}\n`)
+      process.exit(0)
+    }
+    return { json: values.json ?? false }
+  } catch (error) {
+    return fail(2, `${(error as Error).message.split(/[.\n]/)[0]}. See: holdfast up --help`)
+  }
+}
+
+const args = readArguments()
+const requested = Deferred.makeUnsafe<void>()
+const stop = Effect.asVoid(Deferred.succeed(requested, undefined))
+const shutdown = Layer.succeed(Shutdown, { request: stop, requested: Deferred.await(requested) })
+
+let signals = 0
+const onSignal = (): void => {
+  if (++signals > 1) process.exit(130)
+  Deferred.doneUnsafe(requested, Effect.void)
+}
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal)
+
+const main = Effect.gen(function* () {
+  const { current } = yield* Epoch.Epoch
+  const { paths } = yield* Settings
+  const { socketPath } = yield* HookRelayServer.HookRelay
+  const ready = { ready: true, pid: process.pid, epoch: current.epoch, control: paths.controlSocket, hooks: socketPath }
+  process.stdout.write(
+    args.json
+      ? `${JSON.stringify(ready)}\n`
+      : `holdfast: ready, pid ${process.pid}, epoch ${current.epoch}, control ${paths.controlSocket}\n`
+  )
+  yield* Deferred.await(requested)
+}).pipe(
+  Effect.provide(
+    graph.pipe(Layer.provide(shutdown), Layer.provideMerge(logging), Layer.provideMerge(settingsLayer))
+  )
+)
+
+Effect.runFork(
+  // A signal during the start ends it just as cleanly: what was built so far is released.
+  Effect.raceFirst(main, Effect.andThen(Deferred.await(requested), Effect.void))
+).addObserver((exit) => {
+  if (Exit.isSuccess(exit) || signals > 0) process.exit(0)
+  fail(1, problemOf(exit))
+})

@@ -1,0 +1,100 @@
+/**
+ * Control: what the command line asks the gateway, as one RPC group over a private Unix socket.
+ *
+ * Streams end with their caller: closing one ends the run or the relay behind it.
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import * as Rpc from "effect/rpc/Rpc"
+import * as RpcGroup from "effect/rpc/RpcGroup"
+import { AgentEvent, AgentRunError, RunRequest } from "./AgentDriver.ts"
+import { LeaseInfo } from "./AppServerLease.ts"
+import { AuditRow } from "./AuditLog.ts"
+import { EpochSwept } from "./Epoch.ts"
+import { HookEventName } from "./HookEvent.ts"
+import { MarkRange } from "./InstanceMark.ts"
+import { Identity } from "./ProcessIdentity.ts"
+import { RelayInfo } from "./RelayRegistry.ts"
+import { TreeNode } from "./SupervisionTree.ts"
+
+export const GatewayStatus = Schema.Struct({
+  version: Schema.String,
+  epoch: Schema.String,
+  owner: Identity,
+  startedAt: Schema.Finite,
+  upMs: Schema.Finite,
+  rssBytes: Schema.Finite,
+  state: Schema.String,
+  runtime: Schema.String,
+  mark: Schema.NullOr(MarkRange),
+  /** Null when the mark is taken; else why not. */
+  unmarked: Schema.NullOr(Schema.String),
+  swept: Schema.Array(EpochSwept),
+  policies: Schema.Array(Schema.String),
+  hookClient: Schema.String,
+  relays: Schema.Int,
+  leases: Schema.Array(LeaseInfo)
+})
+export type GatewayStatus = typeof GatewayStatus.Type
+
+/** What an agent started by hand needs: the exact hook command per event. */
+export const OpenedRelay = Schema.Struct({
+  relayId: Schema.String,
+  generation: Schema.Int,
+  recordPath: Schema.String,
+  commands: Schema.Record(Schema.String, Schema.String)
+})
+export type OpenedRelay = typeof OpenedRelay.Type
+
+export class ControlRefused extends Schema.TaggedError<ControlRefused>()("ControlRefused", {
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return this.detail
+  }
+}
+
+/** Rows one tail may ask for. */
+export const maxTail = 10_000
+
+export const Control = RpcGroup.make(
+  Rpc.make("Status", { success: GatewayStatus }),
+  Rpc.make("Tree", { success: Schema.Array(TreeNode) }),
+  Rpc.make("Relays", { success: Schema.Array(RelayInfo) }),
+  Rpc.make("Leases", { success: Schema.Array(LeaseInfo) }),
+  Rpc.make("AuditTail", {
+    payload: {
+      limit: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: maxTail })),
+      follow: Schema.Boolean
+    },
+    success: AuditRow,
+    error: ControlRefused,
+    stream: true
+  }),
+  Rpc.make("OpenRelay", {
+    payload: {
+      provider: Schema.Literals(["codex"]),
+      sessionId: Schema.NullOr(Schema.String),
+      events: Schema.Array(HookEventName)
+    },
+    success: OpenedRelay,
+    error: ControlRefused,
+    stream: true
+  }),
+  Rpc.make("RunCodex", { payload: RunRequest, success: AgentEvent, error: AgentRunError, stream: true }),
+  /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
+  Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
+)
+
+export class NoGateway extends Schema.TaggedError<NoGateway>()("NoGateway", { socket: Schema.String }) {
+  override get message(): string {
+    return `No gateway answers on ${this.socket}. Start one with \`holdfast up\`.`
+  }
+}
+
+/** The gateway's own end, as a value: asked for by `down` or a signal, awaited by the program. */
+export class Shutdown extends Context.Service<
+  Shutdown,
+  { readonly request: Effect.Effect<void>; readonly requested: Effect.Effect<void> }
+>()("holdfast/Shutdown") {}

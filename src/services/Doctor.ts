@@ -1,0 +1,71 @@
+/** Doctor: what must be true of this machine for the two promises to hold, looked at and not assumed. */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+
+/** `warn`: works, with less than promised. `fail`: something asked for will not work. */
+export const Check = Schema.Struct({
+  what: Schema.String,
+  status: Schema.Literals(["ok", "warn", "fail"]),
+  detail: Schema.String,
+  remedy: Schema.NullOr(Schema.String)
+})
+export type Check = typeof Check.Type
+
+export const passed = (what: string, detail: string): Check => ({ what, status: "ok", detail, remedy: null })
+
+export const warned = (what: string, detail: string, remedy: string): Check => ({
+  what,
+  status: "warn",
+  detail,
+  remedy
+})
+
+export const failed = (what: string, detail: string, remedy: string | null): Check => ({
+  what,
+  status: "fail",
+  detail,
+  remedy
+})
+
+/** What one hook command did when it was run as a provider runs it. */
+export interface HookTrial {
+  readonly exitCode: number | null
+  readonly stdout: string
+  readonly tookMs: number
+}
+
+/** The payload of a trial: Codex's own form, with a command that every shell has and no rule minds. */
+export const trialPayload = JSON.stringify({
+  session_id: "doctor",
+  turn_id: "doctor",
+  transcript_path: null,
+  cwd: "/",
+  hook_event_name: "PreToolUse",
+  model: "doctor",
+  permission_mode: "default",
+  tool_name: "Bash",
+  tool_input: { command: "true" },
+  tool_use_id: "doctor"
+})
+
+/** A decided hook says nothing (allow) or a JSON refusal; a client that could not ask names its cause in brackets. */
+export const trialCheck = (trial: HookTrial): Check => {
+  const what = "hook round trip"
+  const cause = /\[([a-z-]+)\]/.exec(trial.stdout)?.[1]
+  if (trial.exitCode !== 0)
+    return failed(what, `the hook command ended with ${trial.exitCode ?? "a signal"}`, "look at the gateway's log")
+  return cause === undefined
+    ? passed(what, `decided in ${trial.tookMs.toFixed(1)} ms, whole process`)
+    : failed(what, `the hook got no decision: ${cause}`, "look at the gateway's log")
+}
+
+export class Doctor extends Context.Service<
+  Doctor,
+  {
+    /** Everything that can be seen without a gateway. */
+    readonly checks: Effect.Effect<ReadonlyArray<Check>>
+    /** Runs a hook command with the trial payload, as a provider would. */
+    readonly tryHook: (command: string) => Effect.Effect<HookTrial>
+  }
+>()("holdfast/Doctor") {}

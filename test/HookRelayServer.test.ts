@@ -1,0 +1,360 @@
+/** HookRelay, the gateway's end: the order of its checks, the code of each refusal, and how it opens and closes. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
+import * as Scope from "effect/Scope"
+import * as TestClock from "effect/testing/TestClock"
+import * as fs from "node:fs"
+import * as http from "node:http"
+import * as net from "node:net"
+import { layer } from "../src/layers/HookRelayServer.ts"
+import { AuditUnavailable } from "../src/services/AuditLog.ts"
+import { Epoch } from "../src/services/Epoch.ts"
+import { bodyDeadlineMs, HookRelay } from "../src/services/HookRelay.ts"
+import { denyText } from "../src/services/HookWire.ts"
+import { resolve, Settings } from "../src/services/Settings.ts"
+import { temporaryDirectory } from "./support/HookGateway.ts"
+import { allowed, denied, FakeRelays, layerFake } from "./support/RelayRegistry.ts"
+
+const maxBodyBytes = 2000
+
+const settingsIn = (home: string) => {
+  const settings = Result.getOrThrow(
+    resolve(
+      { env: { HOLDFAST_HOME: home }, uid: 0, homeDirectory: home, tempDirectory: home, clientDirectory: home },
+      null
+    )
+  )
+  return { ...settings, hook: { ...settings.hook, maxBodyBytes } }
+}
+
+const epoch = Layer.succeed(Epoch, {
+  current: {
+    epoch: "01J0000000000000ABCDEFGHJK",
+    owner: { bootId: "b", pidNamespace: "n", pid: 1, startToken: "1" },
+    mark: null,
+    startedAt: 0
+  },
+  unmarked: null,
+  swept: [],
+  sweepOwn: Effect.die("unused")
+})
+
+const serverIn = (home: string) =>
+  layer.pipe(
+    Layer.provideMerge(layerFake),
+    Layer.provide(epoch),
+    Layer.provide(Layer.succeed(Settings, settingsIn(home)))
+  )
+
+/** A server with the relay `r`, generation 3, open until the scope closes. */
+const opened = Effect.gen(function* () {
+  const home = yield* temporaryDirectory
+  const scope = yield* Scope.fork(yield* Scope.Scope)
+  const context = yield* Layer.buildWithScope(serverIn(home), scope)
+  const relays = Context.get(context, FakeRelays)
+  relays.put({ relayId: "r", generation: 3, token: "t0ken" })
+  return {
+    home,
+    relays,
+    socketPath: Context.get(context, HookRelay).socketPath,
+    close: Scope.close(scope, Exit.void)
+  }
+})
+
+const preToolUse = {
+  session_id: "thread",
+  turn_id: "turn",
+  cwd: "/w",
+  hook_event_name: "PreToolUse",
+  tool_name: "Bash",
+  tool_input: { command: "ls" },
+  tool_use_id: "call_1"
+}
+
+interface Ask {
+  readonly method?: string
+  readonly path?: string
+  readonly headers?: Readonly<Record<string, string | undefined>>
+  readonly body?: string
+  readonly agent?: http.Agent
+  /** Sends the body without saying how long it is. */
+  readonly chunked?: boolean
+}
+
+const send = (socketPath: string, { method, path, headers, body, agent, chunked }: Ask = {}) =>
+  Effect.callback<{ readonly status: number; readonly body: string }>((resume) => {
+    const text = body ?? JSON.stringify(preToolUse)
+    const all: Record<string, string | undefined> = {
+      authorization: "Bearer t0ken",
+      "x-holdfast-relay": "r",
+      "x-holdfast-generation": "3",
+      ...(chunked ? { "transfer-encoding": "chunked" } : { "content-length": String(Buffer.byteLength(text)) }),
+      ...headers
+    }
+    const request = http.request({
+      socketPath,
+      method: method ?? "POST",
+      path: path ?? "/v1/hooks/pre_tool_use",
+      headers: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)),
+      ...(agent ? { agent } : { agent: false as const })
+    })
+    request.on("error", (error) => resume(Effect.succeed({ status: 0, body: error.message })))
+    request.on("response", (response) => {
+      const chunks: Array<Buffer> = []
+      response.on("data", (chunk: Buffer) => chunks.push(chunk))
+      response.on("end", () =>
+        resume(Effect.succeed({ status: response.statusCode!, body: Buffer.concat(chunks).toString() }))
+      )
+    })
+    request.end(text)
+    return Effect.sync(() => request.destroy())
+  })
+
+const raw = (socketPath: string, text: string) =>
+  Effect.acquireRelease(
+    Effect.callback<net.Socket>((resume) => {
+      const socket = net.connect(socketPath, () => {
+        socket.write(text)
+        resume(Effect.succeed(socket))
+      })
+      socket.on("error", () => undefined)
+    }),
+    (socket) => Effect.sync(() => socket.destroy())
+  )
+
+const head = (length: number): string =>
+  `POST /v1/hooks/pre_tool_use HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\nx-holdfast-relay: r\r\nx-holdfast-generation: 3\r\ncontent-length: ${length}\r\n\r\n`
+
+describe("HookRelayServer", () => {
+  it.effect("answers with what the provider wants to read, once the relay has decided", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      assert.deepStrictEqual(yield* send(socketPath), { status: 200, body: "" })
+      relays.decideWith(() => Effect.succeed(denied("not that")))
+      assert.deepStrictEqual(yield* send(socketPath), {
+        status: 200,
+        body: denyText("pre_tool_use", "not that")
+      })
+      assert.deepStrictEqual(relays.log, [
+        ...["find r", "find r", "decide r pre_tool_use"],
+        ...["find r", "find r", "decide r pre_tool_use"]
+      ])
+    })
+  )
+
+  it.effect("checks method, size, credentials, currency and body in this order, and the first fault decides", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      const large = "x".repeat(maxBodyBytes + 1)
+      const cases: ReadonlyArray<readonly [string, Ask, number, ReadonlyArray<string>]> = [
+        ["method before size", { method: "PUT", body: large }, 400, []],
+        ["path before size", { path: "/v1/hooks/no_such_event", body: large }, 400, []],
+        ["no query", { path: "/v1/hooks/pre_tool_use?x=1" }, 400, []],
+        ["declared size before credentials", { body: large, headers: { authorization: "none" } }, 413, []],
+        ["no relay named", { headers: { "x-holdfast-relay": undefined } }, 403, []],
+        ["no generation", { headers: { "x-holdfast-generation": undefined } }, 403, []],
+        ["no such relay", { headers: { "x-holdfast-relay": "other" } }, 404, ["find other"]],
+        [
+          "credentials before currency",
+          { headers: { authorization: "Bearer wrong", "x-holdfast-generation": "2" } },
+          403,
+          ["find r", "refused r"]
+        ],
+        ["no credentials", { headers: { authorization: undefined } }, 403, ["find r", "refused r"]],
+        ["credentials of another scheme", { headers: { authorization: "t0ken" } }, 403, ["find r", "refused r"]],
+        [
+          "generation before event",
+          { path: "/v1/hooks/stop", headers: { "x-holdfast-generation": "2" } },
+          410,
+          ["find r", "refused r"]
+        ],
+        ["event before body", { path: "/v1/hooks/stop", body: "no json" }, 403, ["find r", "refused r"]],
+        ["actual size", { body: large, chunked: true }, 413, ["find r", "refused r"]],
+        ["no JSON", { body: "{" }, 400, ["find r", "find r", "refused r"]],
+        [
+          "another event's payload",
+          { body: JSON.stringify({ ...preToolUse, hook_event_name: "Stop" }) },
+          400,
+          ["find r", "find r", "refused r"]
+        ],
+        ["nothing wrong", {}, 200, ["find r", "find r", "decide r pre_tool_use"]]
+      ]
+      for (const [what, ask, status, log] of cases) {
+        relays.log.length = 0
+        const answer = yield* send(socketPath, ask)
+        assert.deepStrictEqual({ what, answer, log: [...relays.log] }, { what, answer: { status, body: "" }, log })
+      }
+    })
+  )
+
+  it.effect("looks again once the body is there: a relay replaced, closed or narrowed meanwhile decides nothing", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      const changes: ReadonlyArray<readonly [() => void, number]> = [
+        [() => relays.put({ relayId: "r", generation: 4, token: "t0ken" }), 410],
+        [() => relays.put({ relayId: "r", generation: 3, token: "another" }), 410],
+        [() => relays.put({ relayId: "r", generation: 3, token: "t0ken", events: ["stop"] }), 403],
+        [() => relays.drop("r"), 404]
+      ]
+      for (const [change, status] of changes) {
+        relays.put({ relayId: "r", generation: 3, token: "t0ken" })
+        relays.log.length = 0
+        let looks = 0
+        relays.beforeFind(() => {
+          if (++looks === 2) change()
+        })
+        assert.deepStrictEqual(yield* send(socketPath), { status, body: "" })
+        assert.deepStrictEqual(relays.log, ["find r", "find r", "refused r"])
+      }
+    })
+  )
+
+  it.effect("answers nothing that is not in the audit log, and lets no inner fault out", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      relays.decideWith(() => Effect.fail(new AuditUnavailable({ cause: "disk full" })))
+      assert.deepStrictEqual(yield* send(socketPath), { status: 503, body: "" })
+      relays.decideWith(() => Effect.die("secret detail"))
+      assert.deepStrictEqual(yield* send(socketPath), { status: 500, body: "" })
+      relays.decideWith(() => Effect.succeed(allowed))
+      assert.deepStrictEqual(yield* send(socketPath), { status: 200, body: "" })
+    })
+  )
+
+  it.effect("gives a body that does not come the time that it says, and no more", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      const socket = yield* raw(socketPath, `${head(100)}{`)
+      const answer = yield* Effect.forkChild(
+        Effect.callback<string>((resume) => {
+          socket.on("data", (chunk) => resume(Effect.succeed(chunk.toString().split("\r\n")[0]!)))
+        }),
+        { startImmediately: true }
+      )
+      // The server starts to wait at a moment that only it knows; the clock moves on until it has.
+      const time = yield* Effect.forkChild(
+        Effect.forever(Effect.andThen(TestClock.adjust(bodyDeadlineMs), Effect.yieldNow))
+      )
+      assert.strictEqual(yield* Fiber.join(answer), "HTTP/1.1 408 Request Timeout")
+      yield* Fiber.interrupt(time)
+      assert.deepStrictEqual(relays.log, ["find r", "refused r"])
+    })
+  )
+
+  it.effect("stops deciding for a client that has left", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      const [started, stopped] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      relays.decideWith(() =>
+        Effect.andThen(Deferred.succeed(started, undefined), Effect.never).pipe(
+          Effect.onInterrupt(() => Deferred.succeed(stopped, undefined))
+        )
+      )
+      const body = JSON.stringify(preToolUse)
+      const socket = yield* raw(socketPath, head(body.length) + body)
+      yield* Deferred.await(started)
+      socket.destroy()
+      yield* Deferred.await(stopped)
+    })
+  )
+
+  it.effect("decides side by side: one that waits holds up no other", () =>
+    Effect.gen(function* () {
+      const { relays, socketPath } = yield* opened
+      const release = yield* Deferred.make<void>()
+      relays.decideWith((event) =>
+        event.callId.id === "slow" ? Effect.as(Deferred.await(release), allowed) : Effect.succeed(denied("quick"))
+      )
+      const slow = yield* Effect.forkChild(
+        send(socketPath, { body: JSON.stringify({ ...preToolUse, tool_use_id: "slow" }) }),
+        { startImmediately: true }
+      )
+      assert.strictEqual((yield* send(socketPath)).body, denyText("pre_tool_use", "quick"))
+      yield* Deferred.succeed(release, undefined)
+      assert.deepStrictEqual(yield* Fiber.join(slow), { status: 200, body: "" })
+    })
+  )
+
+  it.effect("keeps a connection for as many questions as a client asks", () =>
+    Effect.gen(function* () {
+      const { socketPath } = yield* opened
+      const agent = yield* Effect.acquireRelease(
+        Effect.sync(() => new http.Agent({ keepAlive: true, maxSockets: 1 })),
+        (agent) => Effect.sync(() => agent.destroy())
+      )
+      const answers = yield* Effect.forEach([1, 2, 3], () => send(socketPath, { agent }))
+      assert.deepStrictEqual(answers, Array(3).fill({ status: 200, body: "" }))
+      assert.strictEqual(Object.values(agent.freeSockets).flat().length, 1)
+    })
+  )
+
+  it.effect("answers what waits when it closes, and leaves no socket behind", () =>
+    Effect.gen(function* () {
+      const { close, relays, socketPath } = yield* opened
+      const started = yield* Deferred.make<void>()
+      relays.decideWith(() => Effect.andThen(Deferred.succeed(started, undefined), Effect.never))
+      const waiting = yield* Effect.forkChild(send(socketPath), { startImmediately: true })
+      yield* Deferred.await(started)
+      yield* close
+      assert.deepStrictEqual(yield* Fiber.join(waiting), { status: 503, body: "" })
+      assert.isFalse(fs.existsSync(socketPath))
+      assert.strictEqual((yield* send(socketPath)).status, 0)
+    })
+  )
+
+  it.effect("opens in a directory and a socket that are its user's alone", () =>
+    Effect.gen(function* () {
+      const { home, socketPath } = yield* opened
+      const modes = [`${home}/run`, socketPath].map((path) => (fs.statSync(path).mode & 0o777).toString(8))
+      assert.deepStrictEqual(modes, ["700", "600"])
+    })
+  )
+
+  it.effect("takes the place of a socket that nobody answers, and never of one that somebody does", () =>
+    Effect.gen(function* () {
+      const { close, home, socketPath } = yield* opened
+      const second = yield* Effect.exit(Effect.scoped(Layer.build(serverIn(home))))
+      assert.isTrue(Exit.isFailure(second))
+      assert.include(String(second), "HookSocketUnusable")
+      assert.deepStrictEqual(yield* send(socketPath), { status: 200, body: "" })
+      yield* close
+      fs.writeFileSync(socketPath, "")
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const context = yield* Layer.build(serverIn(home))
+          Context.get(context, FakeRelays).put({ relayId: "r", generation: 3, token: "t0ken" })
+          assert.deepStrictEqual(yield* send(socketPath), { status: 200, body: "" })
+        })
+      )
+    })
+  )
+
+  it.effect("says what to do about a path that no socket can have", () =>
+    Effect.gen(function* () {
+      const home = `${yield* temporaryDirectory}/${"long/".repeat(30)}`
+      const failed = yield* Effect.flip(Effect.scoped(Layer.build(serverIn(home))))
+      assert.strictEqual(failed._tag, "SocketPathTooLong")
+      assert.include(failed.message, "HOLDFAST_RUNTIME_DIR")
+    })
+  )
+
+  it.effect("leaves nothing open after five lives", () =>
+    Effect.gen(function* () {
+      const pipes = () =>
+        process
+          .getActiveResourcesInfo()
+          .filter((resource) => /Pipe|Server/.test(resource))
+          .toSorted()
+      const before = pipes()
+      for (let life = 0; life < 5; life++)
+        yield* Effect.scoped(Effect.flatMap(opened, ({ socketPath }) => send(socketPath)))
+      assert.deepStrictEqual(pipes(), before)
+    })
+  )
+})

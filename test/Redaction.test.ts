@@ -1,0 +1,138 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import { mask, redact } from "../src/services/Redaction.ts"
+
+/** Built here so that no scanner takes the test for a leak. */
+const openai = `sk-proj-${"a1B2".repeat(8)}`
+const github = `ghp_${"x9".repeat(18)}`
+const jwt = `eyJ${"hbGci".repeat(4)}.eyJ${"zdWIi".repeat(4)}.${"c2ln".repeat(8)}`
+const aws = `AKIA${"Q7".repeat(8)}`
+
+const masked: ReadonlyArray<readonly [given: string, expected: string]> = [
+  [`key ${openai} used`, `key ${mask} used`],
+  [github, mask],
+  [`github_pat_${"a_1".repeat(10)}`, mask],
+  [`glpat-${"a-1".repeat(7)}`, mask],
+  [`xoxb-${"123-".repeat(5)}`, mask],
+  [`id ${aws}.`, `id ${mask}.`],
+  [`(${jwt})`, `(${mask})`],
+  ["Bearer abcdef0123456789", `Bearer ${mask}`],
+  ["bearer\tabcdef0123456789==", `bearer\t${mask}`],
+  ["Authorization: Basic dXNlcjpwYXNz", `Authorization: ${mask}`],
+  ["curl -H 'Authorization: Bearer x' https://h/p", `curl -H 'Authorization: ${mask}' https://h/p`],
+  [`{"authorization":"token x","a":1}`, `{"authorization":"${mask}","a":1}`],
+  ["Proxy-Authorization: a b c\nnext", `Proxy-Authorization: ${mask}\nnext`],
+  ["Set-Cookie: sid=1; Path=/", `Set-Cookie: ${mask}`],
+  ["OPENAI_API_KEY=abc node x", `OPENAI_API_KEY=${mask} node x`],
+  ["export DB_PASSWORD='two words' && y", `export DB_PASSWORD=${mask} && y`],
+  [`MY_SECRET_NAME="a \\" b" c`, `MY_SECRET_NAME=${mask} c`],
+  [`TOKEN=a"b c"'d e'f g`, `TOKEN=${mask} g`],
+  [`SECRET="cut in the midd`, `SECRET=${mask}`],
+  ["https://h/p?access_token=abc&x=1", `https://h/p?access_token=${mask}&x=1`],
+  [`{"api_key": "abc", "n": 1}`, `{"api_key": "${mask}", "n": 1}`],
+  ["{'password': 'two words'}", `{'password': '${mask}'}`],
+  [
+    String.raw`{"body":"{\"token\":\"abc\",\"n\":1}"}`,
+    String.raw`{"body":"{\"token\":\"${mask}\",\"n\":1}"}`
+  ],
+  [
+    String.raw`{"m":"TOKEN=\"a b\" c\nSECRET=x\nd","n":1}`,
+    `{"m":"TOKEN=${mask} c\\nSECRET=${mask}\\nd","n":1}`
+  ],
+  [String.raw`PASSWORD=pa\$\$word x`, `PASSWORD=${mask} x`],
+  ["login --password hunter2 -v", `login --password ${mask} -v`],
+  ["x --api-key 'a b' y", `x --api-key ${mask} y`],
+  ["git clone https://me:pw@host/r.git", `git clone https://${mask}@host/r.git`],
+  ["postgres://u:p%40@h:5/d", `postgres://${mask}@h:5/d`],
+  ["https://sometoken@github.com/a/b", `https://${mask}@github.com/a/b`],
+  ["-----BEGIN RSA PRIVATE KEY-----\nMII\nx\n-----END RSA PRIVATE KEY-----\nafter", `${mask}\nafter`],
+  ["-----BEGIN PRIVATE KEY-----\nMII cut", mask]
+]
+
+const untouched: ReadonlyArray<string> = [
+  "",
+  "rm -rf build && npm test",
+  "the bearer of news",
+  "missing key: id",
+  "see https://host/path@1.2 and user@host:dir",
+  "git log --author=me",
+  "task-runner sk-1 eyJ",
+  "A=1 B=two",
+  "--keyboard us",
+  "Cookies are fine"
+]
+
+describe("Redaction", () => {
+  it.each(masked)("masks in %j", (given, expected) => {
+    assert.strictEqual(redact(given), expected)
+  })
+
+  it.each(untouched)("leaves %j alone", (text) => {
+    assert.strictEqual(redact(text), text)
+  })
+
+  const pieces = masked
+    .map(([given]) => given)
+    .concat([
+      "KEY=",
+      "token",
+      "Bearer ",
+      "://",
+      "@",
+      ":",
+      "=",
+      "'",
+      '"',
+      " ",
+      "\n",
+      "\\",
+      "sk-",
+      "eyJ",
+      ".",
+      ","
+    ])
+    .concat(["-----BEGIN PRIVATE KEY-----", "authorization:", "cookie:", "--token ", mask, "a", "Z9", "é"])
+  const Noise = Schema.Array(Schema.Union([Schema.Literals(pieces), Schema.String])).check(
+    Schema.isMaxLength(12)
+  )
+
+  it.effect.prop(
+    "masking twice changes nothing",
+    { noise: Noise },
+    ({ noise }) =>
+      Effect.sync(() => {
+        const once = redact(noise.join(""))
+        assert.strictEqual(redact(once), once)
+      }),
+    { arbitrary: { runs: 20_000, seed: 9 } }
+  )
+
+  it.effect.prop(
+    "a JSON line with masks is still JSON",
+    { noise: Noise },
+    ({ noise }) =>
+      Effect.sync(() => {
+        const line = JSON.stringify({ message: noise.join(""), list: noise, last: noise.at(-1) })
+        assert.doesNotThrow(() => JSON.parse(redact(line)))
+      }),
+    { arbitrary: { runs: 20_000, seed: 9 } }
+  )
+
+  const secrets = [openai, github, jwt, aws].map((secret) => `${secret}Z9`)
+  it.effect.prop(
+    "a credential set off by blanks never survives, whatever stands around it",
+    { before: Noise, after: Noise, secret: Schema.Literals(secrets) },
+    ({ before, after, secret }) =>
+      Effect.sync(() => {
+        assert.notInclude(redact(`${before.join("")} ${secret} ${after.join("")}`), secret)
+      }),
+    { arbitrary: { runs: 1_000, seed: 7 } }
+  )
+
+  // A pattern that looks at one place twice needs minutes for one of these.
+  it.each(pieces)("half a megabyte of %j is one short look", (piece) => {
+    const text = piece.repeat(500_000 / piece.length)
+    assert.strictEqual(redact(redact(text)), redact(text))
+  })
+})

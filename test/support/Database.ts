@@ -1,0 +1,12 @@
+/** The state database in memory, with every migration applied; gone with its scope. */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import * as SqlClient from "effect/sql/SqlClient"
+import { connect, migrate } from "../../src/layers/internal/nodeSqlite.ts"
+import { migrations } from "../../src/services/Database.ts"
+
+export const layerMemory = Layer.effect(
+  SqlClient.SqlClient,
+  Effect.tap(connect(":memory:"), (sql) => Effect.orDie(migrate(sql, migrations)))
+).pipe(Layer.provide(Reactivity.layer), Layer.orDie)

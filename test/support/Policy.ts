@@ -1,0 +1,51 @@
+/** Events to judge, and the real Policy over a config given as a value; its modules are files of a scratch directory. */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { layer } from "../../src/layers/Policy.ts"
+import type { HookEvent, ToolCall } from "../../src/services/HookEvent.ts"
+import type { PolicyConfig } from "../../src/services/Policy.ts"
+import { Settings } from "../../src/services/Settings.ts"
+
+const about = (call: ToolCall | null): HookEvent => ({
+  event: "pre_tool_use",
+  provider: "codex",
+  callId: { _tag: "native", id: "call-1" },
+  sessionId: "thread-1",
+  agentId: null,
+  turnId: "turn-1",
+  cwd: "/repo",
+  call,
+  raw: {}
+})
+
+export const shellEvent = (command: string): HookEvent =>
+  about({ tool: "Bash", kind: "shell", command, paths: [], input: { command } })
+
+export const patchEvent = (...paths: ReadonlyArray<string>): HookEvent =>
+  about({ tool: "apply_patch", kind: "patch", command: null, paths, input: {} })
+
+/** An event that is about no tool call. */
+export const plainEvent = (event: HookEvent["event"]): HookEvent => ({ ...about(null), event })
+
+/** `sources` are the modules' texts by file name; the config names them as it would beside a config file. */
+export const layerOf = (policy: PolicyConfig, sources: Readonly<Record<string, string>> = {}) =>
+  layer.pipe(
+    Layer.provide(
+      Layer.effect(
+        Settings,
+        Effect.gen(function* () {
+          const settings = yield* Settings
+          const directory = yield* Effect.acquireRelease(
+            Effect.sync(() => mkdtempSync(join(tmpdir(), "holdfast-policy-"))),
+            (directory) => Effect.sync(() => rmSync(directory, { recursive: true, force: true }))
+          )
+          for (const [name, text] of Object.entries(sources))
+            writeFileSync(join(directory, name), text, { mode: 0o600 })
+          return { ...settings, policy, paths: { ...settings.paths, config: join(directory, "config.json") } }
+        })
+      )
+    )
+  )
