@@ -25,8 +25,12 @@ childProcess.execFileSync(
   process.execPath,
   [
     "node_modules/rolldown/bin/cli.mjs",
-    ...["--platform", "node", "--minify", "--logLevel", "silent"],
-    ...["src/programs/hookRelay.ts", "--format", "cjs", "--file", `${bundled}/hookRelay.cjs`]
+    "--platform=node",
+    "--minify",
+    "--logLevel=silent",
+    "src/programs/hookRelay.ts",
+    "--format=cjs",
+    `--file=${bundled}/hookRelay.cjs`
   ],
   { stdio: "ignore" }
 )
@@ -37,27 +41,27 @@ const clients = (["perl", "nc", "curl"] as const).flatMap((kind): ReadonlyArray<
   return program === undefined ? [] : [{ kind, argv: argvOf(kind, program, programs) }]
 })
 
-for (const { kind, argv } of clients) suite(kind, argv)
-suite("node", argvOf("node", process.execPath, bundled))
+for (const { kind, argv } of clients) suite(kind, argv, it.live)
+suite("node", argvOf("node", process.execPath, bundled), it.live)
+
+const run = (argv: ReadonlyArray<string>, direction: "closed" | "open", shell: string) =>
+  spawned(
+    [
+      shell,
+      "-c",
+      hookCommand({
+        client: { kind: "perl", argv },
+        recordPath: "/nowhere/it's a record",
+        event: "pre_tool_use",
+        direction,
+        providerTimeoutMs: 30_000
+      })
+    ],
+    payload
+  )
 
 describe("hook command", () => {
   const shells = ["bash", "dash", "sh"].filter((shell) => onPath(shell) !== undefined)
-
-  const run = (argv: ReadonlyArray<string>, direction: "closed" | "open", shell: string) =>
-    spawned(
-      [
-        shell,
-        "-c",
-        hookCommand({
-          client: { kind: "perl", argv },
-          recordPath: "/nowhere/it's a record",
-          event: "pre_tool_use",
-          direction,
-          providerTimeoutMs: 30_000
-        })
-      ],
-      payload
-    )
 
   it("finds a shell to be run by", () => assert.isNotEmpty(shells))
 
@@ -68,7 +72,9 @@ describe("hook command", () => {
         const broken = [
           ["/nowhere/perl", "x.pl"],
           ["/bin/sh", `${dir}/missing.sh`],
-          ...["perl", "node"].filter((program) => onPath(program)).map((program) => [onPath(program)!, `${dir}/missing`]),
+          ...["perl", "node"]
+            .filter((program) => onPath(program))
+            .map((program) => [onPath(program)!, `${dir}/missing`]),
           ["/bin/sh", "-c", "exit 1"],
           ["/bin/sh", "-c", "exit 2"],
           ["/bin/sh", "-c", "kill -KILL $$"],
@@ -77,7 +83,10 @@ describe("hook command", () => {
         for (const argv of broken) {
           const closed = yield* run(argv, "closed", shell)
           assert.deepStrictEqual({ argv, out: [closed.stdout, closed.exitCode] }, { argv, out: ["", 2] })
-          assert.match(closed.stderr, /Holdfast: the hook client ended with status \d+, so this is refused\n$/)
+          assert.match(
+            closed.stderr,
+            /Holdfast: the hook client ended with status \d+, so this is refused\n$/
+          )
           const open = yield* run(argv, "open", shell)
           assert.deepStrictEqual({ argv, out: [open.stdout, open.exitCode] }, { argv, out: ["", 0] })
         }
@@ -91,7 +100,10 @@ describe("hook command", () => {
         const recordPath = `${dir}/it's a record`
         fs.writeFileSync(recordPath, recordText({ socketPath: `${dir}/g.sock` }))
         yield* gateway(`${dir}/g.sock`, answers(200, `{"x":"it's"}`))
-        const client = clients[0] ?? { kind: "node" as const, argv: argvOf("node", process.execPath, bundled) }
+        const client = clients[0] ?? {
+          kind: "node" as const,
+          argv: argvOf("node", process.execPath, bundled)
+        }
         const command = hookCommand({
           client,
           recordPath,

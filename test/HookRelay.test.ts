@@ -20,7 +20,8 @@ import * as Result from "effect/Result"
 
 describe("HookWire", () => {
   it("turns each status back into the cause it stands for, and any other into malformed", () => {
-    for (const [cause, status] of Object.entries(statusOfCause)) assert.strictEqual(causeOfStatus(status), cause)
+    for (const [cause, status] of Object.entries(statusOfCause))
+      assert.strictEqual(causeOfStatus(status), cause)
     assert.deepStrictEqual([100, 201, 302, 401, 500].map(causeOfStatus), Array(5).fill("malformed"))
   })
 
@@ -78,9 +79,10 @@ describe("HookWire", () => {
 
 describe("HookRelay", () => {
   it("answers before the provider's timeout: a fifth earlier, at least a quarter of a second, at most one", () => {
-    assert.deepStrictEqual([1000, 2000, 3000, 5000, 30_000, 600_000].map(clientDeadlineMs), [
-      750, 1600, 2400, 4000, 29_000, 599_000
-    ])
+    assert.deepStrictEqual(
+      [1000, 2000, 3000, 5000, 30_000, 600_000].map(clientDeadlineMs),
+      [750, 1600, 2400, 4000, 29_000, 599_000]
+    )
   })
 
   it("quotes whatever a path may hold", () => {

@@ -176,4 +176,28 @@ describe("Policy modules", () => {
       assert.match(yield* problem(null), /^\/.*\/a\.mjs cannot be read$/)
     })
   )
+
+  it.effect("a module that anybody may change does not decide", () =>
+    Effect.gen(function* () {
+      const config = { default: "allow", policies: [{ module: "a.mjs" }] } as const
+      const error = yield* Effect.flip(Effect.provide(Policy, layerOf(config, { "a.mjs": allowed }, 0o646)))
+      assert.strictEqual(
+        error.message,
+        "Policy a.mjs cannot be used: anybody may write to the file. Correct it in the config file, or remove it."
+      )
+    })
+  )
+
+  it.effect("a module that never finishes importing stops the start", () =>
+    Effect.gen(function* () {
+      const config = { default: "allow", policies: [{ module: "a.mjs" }] } as const
+      const source = `await new Promise(() => {})\n${allowed}`
+      const start = yield* Effect.forkChild(
+        Effect.flip(Effect.provide(Policy, layerOf(config, { "a.mjs": source }))),
+        { startImmediately: true }
+      )
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual((yield* Fiber.join(start)).problem, "importing it took more than 10000 ms")
+    })
+  )
 })

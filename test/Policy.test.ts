@@ -320,6 +320,7 @@ describe("Policy rules", () => {
     Effect.gen(function* () {
       const policy = yield* Policy
       assert.deepStrictEqual(policy.loaded, ["infra", "no-push", "git-is-fine"])
+      assert.strictEqual(Effect.runSync(policy.decide(shellEvent("git push"))).policy, "no-push")
       assert.deepStrictEqual(
         yield* Effect.forEach(
           [

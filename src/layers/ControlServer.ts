@@ -1,5 +1,6 @@
 /** Control, the gateway's socket: in the private runtime directory, 0600, taken over only from nobody. */
 import * as NodeSocketServer from "@effect/platform-node/NodeSocketServer"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
@@ -43,7 +44,11 @@ export const make = Effect.gen(function* () {
     // A caller that leaves in the middle of an answer is its own business; the library would log it as an error.
     run: (handler) =>
       server.run((socket) =>
-        Effect.catchIf(handler(socket), isSocketError, () => Effect.logDebug("a caller left the control socket"))
+        Effect.catchCauseIf(
+          handler(socket),
+          (cause) => isSocketError(Cause.squash(cause)),
+          () => Effect.logDebug("a caller left the control socket")
+        )
       )
   })
 })

@@ -5,6 +5,7 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as childProcess from "node:child_process"
 import * as crypto from "node:crypto"
@@ -147,7 +148,7 @@ export const make = Effect.gen(function* () {
       const results = yield* Effect.forEach(preference, (kind) => Effect.result(tried(kind, trial)), {
         concurrency: preference.length
       })
-      const found = results.flatMap((result) => (result._tag === "Success" ? [result.success] : []))
+      const found = results.flatMap((result) => (Result.isSuccess(result) ? [result.success] : []))
       const best = found[0]
       // Not even Node: then the package is not whole.
       return best === undefined

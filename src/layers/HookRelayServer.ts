@@ -56,7 +56,8 @@ const digest = (text: string): Buffer => crypto.hash("sha256", text, "buffer")
 const isBearer = (header: string | undefined, token: string): boolean =>
   crypto.timingSafeEqual(digest(header ?? ""), digest(`Bearer ${token}`))
 
-const declaredBytes = (request: http.IncomingMessage): number => Number(request.headers["content-length"] ?? 0)
+const declaredBytes = (request: http.IncomingMessage): number =>
+  Number(request.headers["content-length"] ?? 0)
 
 const collected = (request: http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
   Effect.callback<string, Refusal>((resume) => {
@@ -132,18 +133,18 @@ const isAnswered = (path: string): Effect.Effect<boolean> =>
     return Effect.sync(() => socket.destroy())
   })
 
-/** Makes the path free: a socket that nobody answers is left over from a crash; one that is answered is not ours. */
+/** Makes the path free: a socket that nobody answers is left over from a crash; anything else there is not ours. */
 const clearStale = Effect.fnUntraced(function* (path: string) {
-  const isThere = yield* Effect.try({
-    try: () => fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined,
-    catch: (cause) => new HookSocketUnusable({ path, problem: "unusable", cause })
+  const unusable = (cause?: unknown): HookSocketUnusable =>
+    new HookSocketUnusable({ path, problem: "unusable", ...(cause === undefined ? {} : { cause }) })
+  const there = yield* Effect.try({
+    try: () => fs.lstatSync(path, { throwIfNoEntry: false }),
+    catch: unusable
   })
-  if (!isThere) return
+  if (there === undefined) return
+  if (!there.isSocket()) return yield* unusable()
   if (yield* isAnswered(path)) return yield* new HookSocketUnusable({ path, problem: "in-use" })
-  yield* Effect.try({
-    try: () => fs.rmSync(path, { force: true }),
-    catch: (cause) => new HookSocketUnusable({ path, problem: "unusable", cause })
-  })
+  yield* Effect.try({ try: () => fs.rmSync(path, { force: true }), catch: unusable })
 })
 
 const listening = (server: http.Server, path: string): Effect.Effect<void, HookSocketUnusable> =>
@@ -185,7 +186,11 @@ export const make = Effect.gen(function* () {
   yield* clearStale(socketPath)
 
   /** The entry of a relay, with the credentials that were just shown still in force. */
-  const currentEntry = Effect.fnUntraced(function* (relayId: string, generation: string, event: HookEventName) {
+  const currentEntry = Effect.fnUntraced(function* (
+    relayId: string,
+    generation: string,
+    event: HookEventName
+  ) {
     const found = yield* registry.find(relayId)
     if (Option.isNone(found)) return yield* Effect.fail<Refusal>("not-found")
     const entry = found.value
@@ -277,7 +282,11 @@ export const make = Effect.gen(function* () {
       // What a client has not read by then it will not read.
       yield* Effect.timeoutOrElse(Fiber.join(closing), {
         duration: closeGraceMs,
-        orElse: () => Effect.andThen(Effect.sync(() => server.closeAllConnections()), Fiber.join(closing))
+        orElse: () =>
+          Effect.andThen(
+            Effect.sync(() => server.closeAllConnections()),
+            Fiber.join(closing)
+          )
       })
     })
   )

@@ -33,6 +33,8 @@ import { ancestorsOf, forkMark, isListed, isThread, markOf, pids, sight, signal 
 
 export * from "../services/InstanceMark.ts"
 
+/** Of util-linux, whichever PATH has; BusyBox has none. */
+const command = "prlimit"
 /** prlimit(1) takes 3 ms; one that hangs must not keep a gateway from starting without a mark. */
 const prlimitTimeoutMs = 5_000
 /** A range is free at the first draw unless 4096 gateways run; a machine that refuses so many draws is full. */
@@ -105,7 +107,7 @@ const ownLimit = (): number | null => {
 const prlimit = (high: number): Effect.Effect<void, MarkUnavailable> =>
   Effect.callback((resume) => {
     const args = ["--pid", String(process.pid), `--locks=${high}:${high}`]
-    const child = execFile("prlimit", args, { timeout: prlimitTimeoutMs }, (error, _stdout, stderr) => {
+    const child = execFile(command, args, { timeout: prlimitTimeoutMs }, (error, _stdout, stderr) => {
       const problem =
         error?.code === "ENOENT"
           ? "there is no prlimit command on PATH (install util-linux)"

@@ -97,6 +97,9 @@ export const make = Effect.gen(function* () {
   const supervisor = yield* (yield* SupervisionTree).supervisor("relays")
   const layerScope = yield* Effect.scope
   const relays = new Map<string, Live>()
+  // Before the first relay: what dead gateways published is gone when this one is ready, and a refused directory is said now.
+  const pruned = yield* bridges.prune
+  if (pruned.removed > 0) yield* Effect.logInfo("pruned bridge records").pipe(Effect.annotateLogs({ ...pruned }))
 
   const infoOf = (live: Omit<Live, "entry" | "actor">, state: RelayState): RelayInfo => ({
     relayId: live.relayId,

@@ -6,8 +6,9 @@ import * as Context from "effect/Context"
 import * as Hash from "effect/Hash"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
 import { Direction, HookEventName } from "./HookEvent.ts"
-import { PolicyConfig, type Rule } from "./Policy.ts"
+import { ModulePolicy, PolicyConfig, Rule } from "./Policy.ts"
 
 /** Of the package; the architecture test compares it with package.json. */
 export const version = "0.1.0"
@@ -104,7 +105,9 @@ export const resolvePaths = ({
   homeDirectory,
   tempDirectory
 }: Omit<Surroundings, "clientDirectory">): Paths => {
-  const get = (name: string): string | undefined => (env[name] ? trimSlash(env[name]) : undefined)
+  // The XDG specification has relative paths ignored; `resolve` refuses ours.
+  const get = (name: string): string | undefined =>
+    env[name]?.startsWith("/") ? trimSlash(env[name]) : undefined
   const home = get("HOLDFAST_HOME")
   const state = home
     ? `${home}/state`
@@ -245,12 +248,49 @@ const environmentParsers: Record<keyof typeof environmentOf, (text: string) => u
   logLevel: text
 }
 
-const decodeConfig = Schema.decodeUnknownResult(ConfigFile, { errors: "all", onExcessProperty: "error" })
+const strict = { errors: "all", onExcessProperty: "error" } as const
+const decodeConfig = Schema.decodeUnknownResult(ConfigFile, strict)
+const decodeRule = Schema.decodeUnknownResult(Rule, strict)
+const decodeModule = Schema.decodeUnknownResult(ModulePolicy, strict)
+const issues = SchemaIssue.makeFormatterStandardSchemaV1()
 
-const oneLine = (message: string): string => message.replace(/\s*\n\s*/g, " ")
+type Path = ReadonlyArray<PropertyKey>
+
+const keyOf = (path: Path): string =>
+  path
+    .map((key, index) => (typeof key === "number" ? `[${key}]` : `${index > 0 ? "." : ""}${String(key)}`))
+    .join("")
+
+/** One `key: what is wrong` each; never a value, which may be a secret in the wrong place. */
+const problemsOf = (error: Schema.SchemaError, base: Path = []): ReadonlyArray<string> =>
+  issues(error.issue).issues.map(({ path = [], message }) => {
+    const key = keyOf([...base, ...path.map((part) => (typeof part === "object" ? part.key : part))])
+    const problem = excess.test(message) ? "unknown key" : message.replace(/\s*\n\s*/g, " ")
+    return key === "" ? problem : `${key}: ${problem}`
+  })
+
+const excess = /excess property/
+
+/** A policy is a rule or a module: told apart here, since the union complains about what each of the two lacks. */
+const policyProblems = (value: unknown): ReadonlyArray<string> => {
+  const policies = at(at(value, "policy"), "policies")
+  return (Array.isArray(policies) ? policies : []).flatMap((policy: unknown, index) => {
+    const decoded: Result.Result<unknown, Schema.SchemaError> =
+      at(policy, "module") === undefined ? decodeRule(policy) : decodeModule(policy)
+    return Result.isFailure(decoded) ? problemsOf(decoded.failure, ["policy", "policies", index]) : []
+  })
+}
+
+const at = (value: unknown, key: string): unknown =>
+  typeof value === "object" && value !== null && Object.hasOwn(value, key)
+    ? (value as Readonly<Record<string, unknown>>)[key]
+    : undefined
 
 const decode = (where: string, value: unknown): Result.Result<ConfigFile, ConfigError> =>
-  Result.mapError(decodeConfig(value), (error) => new ConfigError({ where, problem: oneLine(error.message) }))
+  Result.mapError(decodeConfig(value), (error) => {
+    const outside = problemsOf(error).filter((problem) => !problem.startsWith("policy.policies["))
+    return new ConfigError({ where, problem: [...outside, ...policyProblems(value)].join("; ") })
+  })
 
 const parseJson = (where: string, content: string): Result.Result<unknown, ConfigError> =>
   Result.try({
@@ -262,7 +302,7 @@ const fromEnvironment = (
   env: Surroundings["env"],
   base: ConfigFile
 ): Result.Result<ConfigFile, ConfigError> => {
-  let merged: Record<string, unknown> = { ...base }
+  let merged: ConfigFile = base
   for (const [key, variable] of Object.entries(environmentOf)) {
     const raw = env[variable]
     if (raw === undefined || raw === "") continue
@@ -271,14 +311,14 @@ const fromEnvironment = (
       return Result.fail(new ConfigError({ where: variable, problem: "it is not valid JSON" }))
     const [section, field] = key.split(".") as [string, string | undefined]
     const value = field
-      ? { ...(merged[section] as object | undefined), [field]: parsed.success }
+      ? { ...(at(merged, section) as object | undefined), [field]: parsed.success }
       : parsed.success
     const next = { ...merged, [section]: value }
     const checked = decode(variable, next)
     if (Result.isFailure(checked)) return checked
-    merged = next
+    merged = checked.success
   }
-  return decode("the environment", merged)
+  return Result.succeed(merged)
 }
 
 /** Everything a program hands to its layers: the config file's text (null when there is none), the environment over it. */
@@ -286,6 +326,10 @@ export const resolve = (
   surroundings: Surroundings,
   configText: string | null
 ): Result.Result<SettingsShape, ConfigError> => {
+  for (const variable of ["HOLDFAST_HOME", "HOLDFAST_RUNTIME_DIR"]) {
+    if (!(surroundings.env[variable] || "/").startsWith("/"))
+      return Result.fail(new ConfigError({ where: variable, problem: "it is not an absolute path" }))
+  }
   const paths = resolvePaths(surroundings)
   const file =
     configText === null

@@ -128,7 +128,20 @@ export const spawned = (argv: ReadonlyArray<string>, stdin: string | null): Effe
     return Effect.sync(() => child.kill("SIGKILL"))
   })
 
-export const payload = JSON.stringify({ hook_event_name: "PreToolUse", tool_input: { command: "printf 'é' \"%s\\n\"" } })
+export const payload = JSON.stringify({
+  hook_event_name: "PreToolUse",
+  tool_input: { command: "printf 'é' \"%s\\n\"" }
+})
 
-export const ask = ({ argv, record, event, direction, deadlineMs, stdin = payload }: Call): Effect.Effect<Outcome> =>
-  spawned([...argv, record, event ?? "pre_tool_use", direction ?? "closed", String(deadlineMs ?? 5000)], stdin)
+export const ask = ({
+  argv,
+  record,
+  event,
+  direction,
+  deadlineMs,
+  stdin = payload
+}: Call): Effect.Effect<Outcome> =>
+  spawned(
+    [...argv, record, event ?? "pre_tool_use", direction ?? "closed", String(deadlineMs ?? 5000)],
+    stdin
+  )

@@ -1,7 +1,7 @@
 /** Events to judge, and the real Policy over a config given as a value; its modules are files of a scratch directory. */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { layer } from "../../src/layers/Policy.ts"
@@ -31,7 +31,7 @@ export const patchEvent = (...paths: ReadonlyArray<string>): HookEvent =>
 export const plainEvent = (event: HookEvent["event"]): HookEvent => ({ ...about(null), event })
 
 /** `sources` are the modules' texts by file name; the config names them as it would beside a config file. */
-export const layerOf = (policy: PolicyConfig, sources: Readonly<Record<string, string>> = {}) =>
+export const layerOf = (policy: PolicyConfig, sources: Readonly<Record<string, string>> = {}, mode = 0o600) =>
   layer.pipe(
     Layer.provide(
       Layer.effect(
@@ -42,8 +42,10 @@ export const layerOf = (policy: PolicyConfig, sources: Readonly<Record<string, s
             Effect.sync(() => mkdtempSync(join(tmpdir(), "holdfast-policy-"))),
             (directory) => Effect.sync(() => rmSync(directory, { recursive: true, force: true }))
           )
-          for (const [name, text] of Object.entries(sources))
-            writeFileSync(join(directory, name), text, { mode: 0o600 })
+          for (const [name, text] of Object.entries(sources)) {
+            writeFileSync(join(directory, name), text)
+            chmodSync(join(directory, name), mode)
+          }
           return { ...settings, policy, paths: { ...settings.paths, config: join(directory, "config.json") } }
         })
       )

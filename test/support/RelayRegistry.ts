@@ -23,6 +23,9 @@ export interface FakeRelay {
   readonly events?: ReadonlyArray<HookEventName>
 }
 
+const allows: RelayEntry["decide"] = () => Effect.succeed(allowed)
+const nothing = (): void => undefined
+
 export class FakeRelays extends Context.Service<
   FakeRelays,
   {
@@ -33,7 +36,7 @@ export class FakeRelays extends Context.Service<
     readonly drop: (relayId: string) => void
     readonly decideWith: (decide: RelayEntry["decide"]) => void
     /** Runs before each look-up is answered. */
-    readonly beforeFind: (hook: (nth: number) => void) => void
+    readonly beforeFind: (hook: () => void) => void
   }
 >()("test/FakeRelays") {}
 
@@ -41,9 +44,8 @@ export const layerFake = Layer.effectContext(
   Effect.sync(() => {
     const log: Array<string> = []
     const entries = new Map<string, RelayEntry>()
-    let decide: RelayEntry["decide"] = () => Effect.succeed(allowed)
-    let beforeFind = (_: number): void => undefined
-    let finds = 0
+    let decide = allows
+    let beforeFind = nothing
 
     const put = ({ relayId, generation, token, events = ["pre_tool_use"] }: FakeRelay): void => {
       entries.set(relayId, {
@@ -76,7 +78,7 @@ export const layerFake = Layer.effectContext(
         register: () => Effect.die("the fake registers by `put`"),
         find: (relayId) =>
           Effect.sync(() => {
-            beforeFind(++finds)
+            beforeFind()
             log.push(`find ${relayId}`)
             return Option.fromNullishOr(entries.get(relayId))
           }),

@@ -17,7 +17,9 @@ export const started = (command: string, ...args: ReadonlyArray<string>) =>
     Effect.promise(async () => {
       const child = spawn(command, args, { stdio: ["ignore", "pipe", "ignore"] })
       const silence = once(child.stdout, "end")
-      const [chunk] = await once(child.stdout, "data")
+      const mute = silence.then(() => Promise.reject(new Error(`${command} ended without a word`)))
+      const [chunk] = await Promise.race([once(child.stdout, "data"), mute])
+      mute.catch(() => {})
       return { child, line: String(chunk).trim(), silence: Effect.promise(() => silence) }
     }),
     ({ child }) => Effect.sync(() => child.kill("SIGKILL"))
