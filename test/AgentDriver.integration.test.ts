@@ -44,16 +44,16 @@ const noEnv = {
   ]
 } as const
 
+const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>
+  it.live(promise, () => Effect.provide(test(), providerLayer), seconds)
+
+const scripted = Effect.fnUntraced(function* (name: string, steps: Script) {
+  const provider = yield* ScriptedProvider
+  yield* provider.script(name, steps)
+  return provider.url
+})
+
 describe("a governed Codex thread", () => {
-  const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>
-    it.live(promise, () => Effect.provide(test(), providerLayer), seconds)
-
-  const scripted = Effect.fnUntraced(function* (name: string, steps: Script) {
-    const provider = yield* ScriptedProvider
-    yield* provider.script(name, steps)
-    return provider.url
-  })
-
   live(
     "a refused command has no effect and a harmless one runs, tool by tool, again after resume and in a fork",
     () =>

@@ -81,13 +81,13 @@ describe("Epoch on disk", () => {
     () =>
       Effect.gen(function* () {
         const directory = yield* scratch
-        const innocent = yield* bystander
         const first = yield* gateway(directory)
         const mark = first.said.current!.mark!
         yield* endedAfterwards(mark)
         yield* killed(first.child)
         assert.deepStrictEqual(carriers(mark.low, mark.high), [first.said.sleeper!])
-        // As if the number had been given to a program of the user meanwhile.
+        // As if the number had been given to a program of the user meanwhile: later than the tick of 10 ms it started in.
+        const innocent = yield* bystander
         rowsOf(directory, `UPDATE epochs SET pid = ${innocent.pid}`)
 
         const second = yield* gateway(directory)

@@ -131,8 +131,8 @@ describe("Redaction", () => {
   )
 
   // A pattern that looks at one place twice needs minutes for one of these.
-  it.each(pieces)("half a megabyte of %j is one short look", (piece) => {
-    const text = piece.repeat(500_000 / piece.length)
+  it.each(pieces)("two hundred thousand characters of %j is one short look", (piece) => {
+    const text = piece.repeat(200_000 / piece.length)
     assert.strictEqual(redact(redact(text)), redact(text))
   })
 })

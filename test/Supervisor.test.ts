@@ -13,7 +13,11 @@ import * as Supervisor from "../src/services/Supervisor.ts"
 type Event = "boom" | "quit" | "hang" | "tick"
 
 /** An actor that breaks, quits or hangs when told; `lives` counts its scopes that are open now. */
-const fragile = (name: string, log: Array<string>, lives = { open: 0 }): Actor.ActorSpec<number, Event, Event> => ({
+const fragile = (
+  name: string,
+  log: Array<string>,
+  lives = { open: 0 }
+): Actor.ActorSpec<number, Event, Event> => ({
   name,
   initial: 0,
   next: (state, event) => [state + 1, [event]],
@@ -42,7 +46,11 @@ const fragile = (name: string, log: Array<string>, lives = { open: 0 }): Actor.A
   describe: (n) => `n ${n}`
 })
 
-const spec = (id: string, restart: Supervisor.Restart): Supervisor.ChildSpec => ({ id, restart, shutdownMs: 100 })
+const spec = (id: string, restart: Supervisor.Restart): Supervisor.ChildSpec => ({
+  id,
+  restart,
+  shutdownMs: 100
+})
 const summary = Effect.map(
   Effect.flatMap(SupervisionTree, (tree) => tree.snapshot),
   (tree) => tree.flatMap((node) => node.children.map(({ id, state, restarts }) => ({ id, state, restarts })))
@@ -60,8 +68,12 @@ const settle = TestClock.adjust(0)
 describe("Supervisor", () => {
   it("permanent restarts always, transient after a crash, temporary never, and no one past the intensity", () => {
     const limits = { intensity: 2, periodMs: 1000 }
-    const tag = (restart: Supervisor.Restart, restarts: ReadonlyArray<number>, now: number, abnormal: boolean) =>
-      Supervisor.decideRestart(restart, limits, restarts, now, abnormal)._tag
+    const tag = (
+      restart: Supervisor.Restart,
+      restarts: ReadonlyArray<number>,
+      now: number,
+      abnormal: boolean
+    ) => Supervisor.decideRestart(restart, limits, restarts, now, abnormal)._tag
     assert.deepStrictEqual(
       {
         permanentNormal: tag("permanent", [], 0, false),
@@ -84,22 +96,24 @@ describe("Supervisor", () => {
     )
   })
 
-  it.effect("a crash restarts that child alone; the ref stays good and the rest of the mailbox is handled", () =>
-    Effect.gen(function* () {
-      const tree = yield* SupervisionTree
-      const supervisor = yield* tree.supervisor("test")
-      const log: Array<string> = []
-      const a = yield* supervisor.start(spec("a", "permanent"), fragile("a", log))
-      yield* supervisor.start(spec("b", "permanent"), fragile("b", log))
-      for (const event of ["tick", "boom", "tick", "tick"] as const) yield* a.tell(event)
-      yield* settle
-      assert.deepStrictEqual(yield* summary, [
-        { id: "a", state: "running", restarts: 1 },
-        { id: "b", state: "running", restarts: 0 }
-      ])
-      assert.strictEqual(yield* a.state, 2)
-      assert.deepStrictEqual(log, ["closed a"])
-    }).pipe(Effect.provide(layer))
+  it.effect(
+    "a crash restarts that child alone; the ref stays good and the rest of the mailbox is handled",
+    () =>
+      Effect.gen(function* () {
+        const tree = yield* SupervisionTree
+        const supervisor = yield* tree.supervisor("test")
+        const log: Array<string> = []
+        const a = yield* supervisor.start(spec("a", "permanent"), fragile("a", log))
+        yield* supervisor.start(spec("b", "permanent"), fragile("b", log))
+        for (const event of ["tick", "boom", "tick", "tick"] as const) yield* a.tell(event)
+        yield* settle
+        assert.deepStrictEqual(yield* summary, [
+          { id: "a", state: "running", restarts: 1 },
+          { id: "b", state: "running", restarts: 0 }
+        ])
+        assert.strictEqual(yield* a.state, 2)
+        assert.deepStrictEqual(log, ["closed a"])
+      }).pipe(Effect.provide(layer))
   )
 
   it.effect("giving up is a state that stays listed with the error; a quiet period resets the count", () =>
@@ -198,7 +212,8 @@ describe("Supervisor", () => {
         const child = fragile("a", log, lives)
         const actor = yield* supervisor.start(spec("a", "transient"), {
           ...child,
-          perform: (event, self) => Effect.tap(child.perform(event, self), () => Deferred.succeed(started, undefined))
+          perform: (event, self) =>
+            Effect.tap(child.perform(event, self), () => Deferred.succeed(started, undefined))
         })
         yield* actor.tell("tick")
         yield* Deferred.await(started)
@@ -206,7 +221,12 @@ describe("Supervisor", () => {
         yield* supervisor.stop("a")
       }
       assert.deepStrictEqual(
-        { open: lives.open, closed: log.length, listed: yield* supervisor.list, finalizers: finalizersBelow(scope) },
+        {
+          open: lives.open,
+          closed: log.length,
+          listed: yield* supervisor.list,
+          finalizers: finalizersBelow(scope)
+        },
         { open: 0, closed: 10_000, listed: [], finalizers: baseline }
       )
     })

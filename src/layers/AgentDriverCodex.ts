@@ -75,7 +75,12 @@ const parseOverride = (text: string) => {
   if (value.includes("\n")) return Result.fail(new ConfigKeyRefused({ key, why: "malformed" }))
   // Codex's own rule: a value that is no TOML is plain text.
   const parsed = Result.try(() => parseToml(`value = ${value}`)["value"] as unknown)
-  return Result.succeed(flatten(key, Result.getOrElse(parsed, () => value)))
+  return Result.succeed(
+    flatten(
+      key,
+      Result.getOrElse(parsed, () => value)
+    )
+  )
 }
 
 const parseOverrides = (
@@ -98,13 +103,11 @@ const governedHooks = (commands: Relay["commands"], timeoutMs: number) => {
     trust.map(({ key, subject }) => [key, { enabled: true, trusted_hash: sha256(subject) }])
   )
   const sent = Object.values(table).flatMap((groups) => groups.flatMap((group) => group.hooks))
-  const expected = trust.map(
-    ({ key, subject }, index): ExpectedHook => ({
-      key,
-      hash: sha256(subject),
-      command: sent[index]!.command
-    })
-  )
+  const expected = trust.map(({ key, subject }, index): ExpectedHook => ({
+    key,
+    hash: sha256(subject),
+    command: sent[index]!.command
+  }))
   return { hooks: { ...table, state }, expected }
 }
 
@@ -119,7 +122,8 @@ const failedAt =
     new RunFailed({
       stage,
       detail: error.message,
-      retryable: error._tag === "AppServerLost" || error._tag === "LeaseTimeout" || error._tag === "BorrowerShed"
+      retryable:
+        error._tag === "AppServerLost" || error._tag === "LeaseTimeout" || error._tag === "BorrowerShed"
     })
 
 const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null => {
@@ -149,6 +153,24 @@ const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null => {
   }
 }
 
+/** Whatever the turn left running in the background of its thread. */
+const endTerminals = (server: AppServerConnection, threadId: string) =>
+  Effect.gen(function* () {
+    const { data } = yield* server.request(
+      "thread/backgroundTerminals/list",
+      { threadId },
+      BackgroundTerminals,
+      cleanupTimeoutMs
+    )
+    for (const { processId } of data)
+      yield* server.request(
+        "thread/backgroundTerminals/terminate",
+        { threadId, processId },
+        Schema.Unknown,
+        cleanupTimeoutMs
+      )
+  })
+
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
   const registry = yield* RelayRegistry
@@ -169,24 +191,6 @@ export const make = Effect.gen(function* () {
       })
     })
   })
-
-  /** Whatever the turn left running in the background of its thread. */
-  const endTerminals = (server: AppServerConnection, threadId: string) =>
-    Effect.gen(function* () {
-      const { data } = yield* server.request(
-        "thread/backgroundTerminals/list",
-        { threadId },
-        BackgroundTerminals,
-        cleanupTimeoutMs
-      )
-      for (const { processId } of data)
-        yield* server.request(
-          "thread/backgroundTerminals/terminate",
-          { threadId, processId },
-          Schema.Unknown,
-          cleanupTimeoutMs
-        )
-    })
 
   const openThread = Effect.fnUntraced(function* (
     server: AppServerConnection,
@@ -214,7 +218,9 @@ export const make = Effect.gen(function* () {
           ThreadResult
         )
     yield* Effect.addFinalizer(() =>
-      Effect.ignore(server.request("thread/unsubscribe", { threadId: thread.id }, Schema.Unknown, cleanupTimeoutMs))
+      Effect.ignore(
+        server.request("thread/unsubscribe", { threadId: thread.id }, Schema.Unknown, cleanupTimeoutMs)
+      )
     )
     const listing = yield* server.request("hooks/list", { threadId: thread.id }, HookListing)
     const problems = hookProblems(listing, expected)
@@ -290,7 +296,12 @@ export const make = Effect.gen(function* () {
         running === null
           ? Effect.void
           : Effect.ignore(
-              server.request("turn/interrupt", { threadId, turnId: running }, Schema.Unknown, cleanupTimeoutMs)
+              server.request(
+                "turn/interrupt",
+                { threadId, turnId: running },
+                Schema.Unknown,
+                cleanupTimeoutMs
+              )
             )
       ).pipe(Effect.andThen(Effect.ignore(endTerminals(server, threadId))))
     )
@@ -351,7 +362,13 @@ export const make = Effect.gen(function* () {
         }),
         failedAt("record")
       )
-      yield* emit({ _tag: "governed", runId, relayId: relay.relayId, generation: relay.generation, ...thread })
+      yield* emit({
+        _tag: "governed",
+        runId,
+        relayId: relay.relayId,
+        generation: relay.generation,
+        ...thread
+      })
       const ended = yield* Effect.scoped(
         turn({ server, relay, threadId, prompt: request.prompt, emit }).pipe(
           Effect.timeoutOrElse({
@@ -376,7 +393,8 @@ export const make = Effect.gen(function* () {
     })
 
   return AgentDriver.of({
-    run: (request) => Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer })
+    run: (request) =>
+      Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer })
   })
 })
 

@@ -54,7 +54,7 @@ const launchArguments = [
 
 /** Characters of stderr kept for a report; the reference system keeps the same. */
 const stderrTailLength = 2000
-/** How long the exit status may come after the end of output. */
+/** How long the exit status may come after a pipe has ended or broken. */
 const exitAfterEndMs = 250
 /** From SIGTERM to SIGKILL, after end of input did not help. */
 const terminateGraceMs = 2000
@@ -135,24 +135,28 @@ export const make = Effect.gen(function* () {
       }
     )
 
+    // A pipe that breaks mostly means that the child is about to be reaped, and its status is the better reason.
+    const exitStatusFirst = Effect.timeoutOption(Deferred.await(exited), exitAfterEndMs)
     const transport: Transport = {
       input: Stream.concat(
         NodeStream.fromReadable({
           evaluate: () => child.stdout,
           onError: () => ({ _tag: "stdio-closed" }) as const
         }),
-        // End of output mostly means that the child is about to be reaped, and its status is the better reason.
-        Stream.fromEffectDrain(Effect.timeoutOption(Deferred.await(exited), exitAfterEndMs))
+        Stream.fromEffectDrain(exitStatusFirst)
       ),
       write: (text) =>
         Effect.callback((resume) => {
           child.stdin.write(text, (error) =>
             resume(
               error
-                ? Effect.fail({
-                    _tag: "write-failed",
-                    code: (error as NodeJS.ErrnoException).code ?? "unknown"
-                  } as const)
+                ? Effect.andThen(
+                    exitStatusFirst,
+                    Effect.fail({
+                      _tag: "write-failed",
+                      code: (error as NodeJS.ErrnoException).code ?? "unknown"
+                    } as const)
+                  )
                 : Effect.void
             )
           )

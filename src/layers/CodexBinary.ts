@@ -52,6 +52,8 @@ const runVersion = (file: string, home: string) =>
             : Effect.succeed(stdout)
         )
     )
+    // A program that reads its input first must not wait for ours.
+    child.stdin?.on("error", () => undefined).end()
     return Effect.sync(() => child.kill("SIGKILL"))
   })
 

@@ -60,7 +60,9 @@ export const make = Effect.gen(function* () {
         const missed = last === null ? 0 : row.seq - last - 1
         return missed <= 0
           ? Effect.succeed(last !== null && row.seq <= last ? [] : [row])
-          : Effect.map(audit.tail(Math.min(maxTail, missed + 1)), (rows) => rows.filter(({ seq }) => seq > last!))
+          : Effect.map(audit.tail(Math.min(maxTail, missed + 1)), (rows) =>
+              rows.filter(({ seq }) => seq > last!)
+            )
       })
       return (follow ? Stream.concat(past, Stream.flattenIterable(later)) : past).pipe(
         Stream.tap((row) =>

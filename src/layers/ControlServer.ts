@@ -13,10 +13,13 @@ import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
 
 export * from "../services/Control.ts"
 
-export class ControlSocketUnusable extends Schema.TaggedError<ControlSocketUnusable>()("ControlSocketUnusable", {
-  path: Schema.String,
-  problem: Schema.Literals(["in-use", "unusable"])
-}) {
+export class ControlSocketUnusable extends Schema.TaggedError<ControlSocketUnusable>()(
+  "ControlSocketUnusable",
+  {
+    path: Schema.String,
+    problem: Schema.Literals(["in-use", "unusable"])
+  }
+) {
   override get message(): string {
     return this.problem === "in-use"
       ? `Another gateway answers on ${this.path}. Use it, stop it, or set HOLDFAST_HOME for a second one.`

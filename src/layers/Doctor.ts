@@ -7,7 +7,15 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import { CodexBinary } from "../services/CodexBinary.ts"
-import { type Check, Doctor, failed, type HookTrial, passed, trialPayload, warned } from "../services/Doctor.ts"
+import {
+  type Check,
+  Doctor,
+  failed,
+  type HookTrial,
+  passed,
+  trialPayload,
+  warned
+} from "../services/Doctor.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
 import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
@@ -36,6 +44,35 @@ const real = (file: string): string => {
 const isBelow = (file: string, directory: string): boolean =>
   !path.relative(real(directory), real(file)).startsWith("..")
 
+const directoryCheck = (what: string, directory: string): Effect.Effect<Check> =>
+  Effect.match(ensurePrivateDirectory(directory), {
+    onSuccess: () => passed(what, `${directory}, 0700, ours`),
+    onFailure: (error) => failed(what, error.message, null)
+  })
+
+const tryHook = (command: string): Effect.Effect<HookTrial> =>
+  Effect.gen(function* () {
+    const startedAt = yield* Clock.currentTimeNanos
+    const { exitCode, stdout } = yield* Effect.callback<Omit<HookTrial, "tookMs">>((resume) => {
+      const child = childProcess.execFile(
+        "/bin/sh",
+        ["-c", command],
+        { timeout: trialTimeoutMs, killSignal: "SIGKILL" },
+        (error, stdout) =>
+          resume(
+            Effect.succeed({
+              exitCode: error === null ? 0 : typeof error.code === "number" ? error.code : null,
+              stdout
+            })
+          )
+      )
+      child.stdin?.on("error", () => undefined)
+      child.stdin?.end(trialPayload)
+      return Effect.sync(() => child.kill("SIGKILL"))
+    })
+    return { exitCode, stdout, tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6 }
+  })
+
 export const make = Effect.gen(function* () {
   const { paths, codex } = yield* Settings
   const binary = yield* CodexBinary
@@ -44,9 +81,7 @@ export const make = Effect.gen(function* () {
   const codexCheck: Effect.Effect<Check> = Effect.gen(function* () {
     const file = yield* binary.path
     return passed("codex", `${yield* binary.version}, ${file}`)
-  }).pipe(
-    Effect.catch((error) => Effect.succeed(failed("codex", error.message, null)))
-  )
+  }).pipe(Effect.catch((error) => Effect.succeed(failed("codex", error.message, null))))
 
   const codexHomeCheck: Effect.Effect<Check> = Effect.sync(() =>
     isBelow(codex.home, os.tmpdir())
@@ -57,12 +92,6 @@ export const make = Effect.gen(function* () {
         )
       : passed("CODEX_HOME", codex.home)
   )
-
-  const directoryCheck = (what: string, directory: string): Effect.Effect<Check> =>
-    Effect.match(ensurePrivateDirectory(directory), {
-      onSuccess: () => passed(what, `${directory}, 0700, ours`),
-      onFailure: (error) => failed(what, error.message, null)
-    })
 
   const socketCheck: Effect.Effect<Check> = Effect.sync(() => {
     const longest = Math.max(
@@ -83,29 +112,6 @@ export const make = Effect.gen(function* () {
     onFailure: (error) =>
       warned("instance mark", error.message, "install util-linux (prlimit), or run on Linux")
   })
-
-  const tryHook = (command: string): Effect.Effect<HookTrial> =>
-    Effect.gen(function* () {
-      const startedAt = yield* Clock.currentTimeNanos
-      const { exitCode, stdout } = yield* Effect.callback<Omit<HookTrial, "tookMs">>((resume) => {
-        const child = childProcess.execFile(
-          "/bin/sh",
-          ["-c", command],
-          { timeout: trialTimeoutMs, killSignal: "SIGKILL" },
-          (error, stdout) =>
-            resume(
-              Effect.succeed({
-                exitCode: error === null ? 0 : typeof error.code === "number" ? error.code : null,
-                stdout
-              })
-            )
-        )
-        child.stdin?.on("error", () => undefined)
-        child.stdin?.end(trialPayload)
-        return Effect.sync(() => child.kill("SIGKILL"))
-      })
-      return { exitCode, stdout, tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6 }
-    })
 
   return Doctor.of({
     checks: Effect.all([

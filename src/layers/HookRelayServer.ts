@@ -15,7 +15,6 @@ import * as Result from "effect/Result"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
 import * as http from "node:http"
-import * as net from "node:net"
 import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
 import * as Codex from "../services/HookProviderCodex.ts"
@@ -35,9 +34,10 @@ import {
   statusOfCause
 } from "../services/HookWire.ts"
 import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
-import { maxSocketPathBytes, Settings, SocketPathTooLong } from "../services/Settings.ts"
+import { Settings } from "../services/Settings.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
 
 export * from "../services/HookRelay.ts"
 
@@ -117,36 +117,6 @@ const respond = (response: http.ServerResponse, status: number, body: string, cl
   response.end(body)
 }
 
-/** Whether somebody accepts connections there. */
-const isAnswered = (path: string): Effect.Effect<boolean> =>
-  Effect.callback<boolean>((resume) => {
-    const socket = net.connect(path)
-    socket.on("connect", () => {
-      socket.destroy()
-      resume(Effect.succeed(true))
-    })
-    // Anything but a refusal, a full queue say, means that there is somebody.
-    socket.on("error", (error) => {
-      const code = errorCode(error)
-      resume(Effect.succeed(code !== "ECONNREFUSED" && code !== "ENOENT"))
-    })
-    return Effect.sync(() => socket.destroy())
-  })
-
-/** Makes the path free: a socket that nobody answers is left over from a crash; anything else there is not ours. */
-const clearStale = Effect.fnUntraced(function* (path: string) {
-  const unusable = (cause?: unknown): HookSocketUnusable =>
-    new HookSocketUnusable({ path, problem: "unusable", ...(cause === undefined ? {} : { cause }) })
-  const there = yield* Effect.try({
-    try: () => fs.lstatSync(path, { throwIfNoEntry: false }),
-    catch: unusable
-  })
-  if (there === undefined) return
-  if (!there.isSocket()) return yield* unusable()
-  if (yield* isAnswered(path)) return yield* new HookSocketUnusable({ path, problem: "in-use" })
-  yield* Effect.try({ try: () => fs.rmSync(path, { force: true }), catch: unusable })
-})
-
 const listening = (server: http.Server, path: string): Effect.Effect<void, HookSocketUnusable> =>
   Effect.callback<void, HookSocketUnusable>((resume) => {
     const failed = (cause: unknown): void =>
@@ -173,17 +143,20 @@ const listening = (server: http.Server, path: string): Effect.Effect<void, HookS
     })
   })
 
+const clear = (path: string) =>
+  clearStaleSocket(path, (problem, cause) => new HookSocketUnusable({ path, problem, cause }))
+
 export const make = Effect.gen(function* () {
   const { hook, paths } = yield* Settings
   const registry = yield* RelayRegistry
-  const { current } = yield* Epoch
+  const { current, swept } = yield* Epoch
 
   const socketPath = paths.hookSocket(current.epoch)
-  const bytes = Buffer.byteLength(socketPath)
-  const limit = maxSocketPathBytes(process.platform)
-  if (bytes > limit) return yield* new SocketPathTooLong({ path: socketPath, bytes, limit })
+  yield* checkSocketPath(socketPath)
   yield* ensurePrivateDirectory(paths.runtime)
-  yield* clearStale(socketPath)
+  yield* clear(socketPath)
+  // A dead gateway could not unlink its own; one that is answered after all is not ours to remove.
+  for (const { epoch } of swept) yield* Effect.ignore(clear(paths.hookSocket(epoch)))
 
   /** The entry of a relay, with the credentials that were just shown still in force. */
   const currentEntry = Effect.fnUntraced(function* (

@@ -13,7 +13,7 @@ import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import * as crypto from "node:crypto"
-import { AuditLog, type AuditEntry, type AuditRow, maxSubjectLength } from "../services/AuditLog.ts"
+import { AuditLog, type AuditEntry, type AuditRow } from "../services/AuditLog.ts"
 import type { Actor } from "../services/Actor.ts"
 import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
@@ -21,7 +21,6 @@ import { HookClients } from "../services/HookClients.ts"
 import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
 import { hookCommand } from "../services/HookRelay.ts"
 import { type Decision, Policy } from "../services/Policy.ts"
-import { redact } from "../services/Redaction.ts"
 import {
   type ApprovalCall,
   initialRelay,
@@ -83,9 +82,35 @@ const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
 const subjectOf = (event: HookEvent): string => {
   const call = event.call
   if (call === null) return ""
-  const text = call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
-  return redact(text.slice(0, maxSubjectLength))
+  const text =
+    call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
+  return text
 }
+
+const approveWith =
+  (spec: RelaySpec, actor: Actor<RelayState, RelayEvent>, decide: Relay["decide"]): Relay["approve"] =>
+  (call: ApprovalCall) =>
+    Effect.gen(function* () {
+      const redeemed = yield* actor
+        .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), redeemDeadlineMs)
+        .pipe(Effect.orElseSucceed(() => null))
+      if (redeemed !== null) return { decision: redeemed, fromHook: true }
+      const { callId, ...rest } = call
+      const decision = yield* decide(
+        {
+          ...rest,
+          event: "permission_request",
+          provider: spec.provider,
+          callId:
+            callId === null
+              ? { _tag: "synthesized", id: `approval-${crypto.randomUUID()}` }
+              : { _tag: "native", id: callId },
+          raw: {}
+        },
+        "approval"
+      )
+      return { decision, fromHook: false }
+    })
 
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
@@ -99,7 +124,8 @@ export const make = Effect.gen(function* () {
   const relays = new Map<string, Live>()
   // Before the first relay: what dead gateways published is gone when this one is ready, and a refused directory is said now.
   const pruned = yield* bridges.prune
-  if (pruned.removed > 0) yield* Effect.logInfo("pruned bridge records").pipe(Effect.annotateLogs({ ...pruned }))
+  if (pruned.removed > 0)
+    yield* Effect.logInfo("pruned bridge records").pipe(Effect.annotateLogs({ ...pruned }))
 
   const infoOf = (live: Omit<Live, "entry" | "actor">, state: RelayState): RelayInfo => ({
     relayId: live.relayId,
@@ -188,37 +214,12 @@ export const make = Effect.gen(function* () {
         subject: "",
         verdict: "deny",
         policy: "incident",
-        reason: redact(detail).slice(0, maxSubjectLength),
+        reason: detail,
         votes: [],
         tookMs: 0
       })
       yield* Queue.offer(rows, row)
     })
-
-  const approveWith =
-    (spec: RelaySpec, actor: Actor<RelayState, RelayEvent>, decide: Relay["decide"]): Relay["approve"] =>
-    (call: ApprovalCall) =>
-      Effect.gen(function* () {
-        const redeemed = yield* actor
-          .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), redeemDeadlineMs)
-          .pipe(Effect.orElseSucceed(() => null))
-        if (redeemed !== null) return { decision: redeemed, fromHook: true }
-        const { callId, ...rest } = call
-        const decision = yield* decide(
-          {
-            ...rest,
-            event: "permission_request",
-            provider: spec.provider,
-            callId:
-              callId === null
-                ? { _tag: "synthesized", id: `approval-${crypto.randomUUID()}` }
-                : { _tag: "native", id: callId },
-            raw: {}
-          },
-          "approval"
-        )
-        return { decision, fromHook: false }
-      })
 
   const register = Effect.fn("RelayRegistry.register")(function* (spec: RelaySpec) {
     const relayId = spec.relayId ?? `${spec.provider}-${crypto.randomUUID()}`
@@ -274,10 +275,7 @@ export const make = Effect.gen(function* () {
     }
     relays.set(relayId, live)
     // However the actor ends (grace over, replaced, gateway down), the record and the entry go with it.
-    yield* Effect.forkIn(
-      Effect.andThen(actor.stopped, Scope.close(life, Exit.void)),
-      layerScope
-    )
+    yield* Effect.forkIn(Effect.andThen(actor.stopped, Scope.close(life, Exit.void)), layerScope)
     yield* Scope.addFinalizer(
       life,
       Effect.sync(() => {
@@ -307,12 +305,14 @@ export const make = Effect.gen(function* () {
 
   return RelayRegistry.of({
     register,
-    find: (relayId) => Effect.sync(() => Option.map(Option.fromNullishOr(relays.get(relayId)), (live) => live.entry)),
+    find: (relayId) =>
+      Effect.sync(() => Option.map(Option.fromNullishOr(relays.get(relayId)), (live) => live.entry)),
     list: Effect.suspend(() =>
-      Effect.forEach([...relays.values()], (live) => Effect.map(live.actor.state, (state) => infoOf(live, state)))
+      Effect.forEach([...relays.values()], (live) =>
+        Effect.map(live.actor.state, (state) => infoOf(live, state))
+      )
     )
   })
 })
 
 export const layer = Layer.effect(RelayRegistry, make)
-

@@ -20,13 +20,10 @@ export const make = Effect.sync(() => {
     snapshot: Effect.gen(function* () {
       const now = yield* Clock.currentTimeMillis
       return yield* Effect.forEach([...supervisors], (supervisor) =>
-        Effect.map(
-          supervisor.list,
-          (children): TreeNode => ({
-            supervisor: supervisor.name,
-            children: children.map(({ since, ...child }) => ({ ...child, ageMs: now - since }))
-          })
-        )
+        Effect.map(supervisor.list, (children): TreeNode => ({
+          supervisor: supervisor.name,
+          children: children.map(({ since, ...child }) => ({ ...child, ageMs: now - since }))
+        }))
       )
     })
   })

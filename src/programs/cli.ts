@@ -58,7 +58,12 @@ const down = Command.make("down", {}, () =>
 
 const status = Command.make(
   "status",
-  { tree: Flag.Boolean("tree").pipe(Flag.withDefault(false), Flag.withDescription("Every actor: state, age, restarts")) },
+  {
+    tree: Flag.Boolean("tree").pipe(
+      Flag.withDefault(false),
+      Flag.withDescription("Every actor: state, age, restarts")
+    )
+  },
   ({ tree }) =>
     oneGateway(
       Effect.gen(function* () {
@@ -87,7 +92,9 @@ const relaysOpen = Command.make(
       })
     )
 ).pipe(
-  Command.withDescription("Hold a relay until interrupted; prints one JSON line with the hook command per event")
+  Command.withDescription(
+    "Hold a relay until interrupted; prints one JSON line with the hook command per event"
+  )
 )
 
 const relays = Command.make("relays", {}, () =>
@@ -140,7 +147,10 @@ const codex = Command.make(
       Flag.withDescription("KEY=VALUE of Codex's configuration, for this thread only (repeatable)")
     ),
     resume: Flag.String("resume").pipe(Flag.withDefault(""), Flag.withDescription("Go on with this thread")),
-    fork: Flag.String("fork").pipe(Flag.withDefault(""), Flag.withDescription("Go on with a copy of this thread")),
+    fork: Flag.String("fork").pipe(
+      Flag.withDefault(""),
+      Flag.withDescription("Go on with a copy of this thread")
+    ),
     prompt: Argument.String("prompt")
   },
   (options) => oneGateway(runCodex(options, (stream) => follow(stream, Report.agentEvent)))

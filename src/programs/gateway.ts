@@ -124,7 +124,13 @@ const main = Effect.gen(function* () {
   const { current } = yield* Epoch.Epoch
   const { paths } = yield* Settings
   const { socketPath } = yield* HookRelayServer.HookRelay
-  const ready = { ready: true, pid: process.pid, epoch: current.epoch, control: paths.controlSocket, hooks: socketPath }
+  const ready = {
+    ready: true,
+    pid: process.pid,
+    epoch: current.epoch,
+    control: paths.controlSocket,
+    hooks: socketPath
+  }
   process.stdout.write(
     args.json
       ? `${JSON.stringify(ready)}\n`

@@ -18,8 +18,6 @@ retry=0.05
 
 newline='
 '
-crlf=$(printf '\r\n.')
-crlf=${crlf%.}
 
 # The half that asks, under `timeout`: prints K and the answer, or F and a cause.
 
@@ -145,6 +143,8 @@ attempt() {
 
 ask() {
   kind=$1 tool=$2 record=$3 event=$4
+  crlf=$(printf '\r\n.')
+  crlf=${crlf%.}
   payload=$(head -c $((max_payload + 1))) || ends malformed
   [ ${#payload} -le $max_payload ] || ends too-large
   accepted=

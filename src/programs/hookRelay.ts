@@ -42,6 +42,9 @@ const [recordPath, event, direction, deadlineMs] = process.argv.slice(2)
 
 const code = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | null)?.code
 
+/** Milliseconds since this process started; the global `performance` would have to be loaded first. */
+const aliveMs = (): number => process.uptime() * 1000
+
 const leave = (status: number, line = ""): never => {
   try {
     fs.writeSync(2, line)
@@ -53,13 +56,12 @@ const leave = (status: number, line = ""): never => {
 
 /** Writes everything and ends with status 0. A pipe may be full for a moment, when the provider shares its end with us. */
 const sayAll = (bytes: Buffer): never => {
-  const waiting = new Int32Array(new SharedArrayBuffer(4))
   for (let at = 0; at < bytes.length;) {
     try {
       at += fs.writeSync(1, bytes, at)
     } catch (error) {
-      if (code(error) !== "EAGAIN" || performance.now() > Number(deadlineMs)) leave(70)
-      Atomics.wait(waiting, 0, 0, 5)
+      if (code(error) !== "EAGAIN" || aliveMs() > Number(deadlineMs)) leave(70)
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5)
     }
   }
   return process.exit(0)
@@ -214,5 +216,5 @@ if (
   leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS\n")
 
 // Node's own start counts too: the provider's clock began before it.
-setTimeout(() => fail("timeout"), Math.max(0, Number(deadlineMs) - performance.now()))
+setTimeout(() => fail("timeout"), Math.max(0, Number(deadlineMs) - aliveMs()))
 readPayload((payload) => ask(payload, false))

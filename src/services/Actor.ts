@@ -30,7 +30,9 @@ export class MailboxFull extends Schema.TaggedError<MailboxFull>()("MailboxFull"
   }
 }
 
-export class ActorStopped extends Schema.TaggedError<ActorStopped>()("ActorStopped", { actor: Schema.String }) {
+export class ActorStopped extends Schema.TaggedError<ActorStopped>()("ActorStopped", {
+  actor: Schema.String
+}) {
   override get message(): string {
     return `${this.actor} has stopped.`
   }
@@ -163,7 +165,10 @@ export const prepare = Effect.fnUntraced(function* <S, E, A, R>(
     name,
     tell,
     tellUnsafe,
-    ask: Effect.fnUntraced(function* <A, X>(event: (reply: Deferred.Deferred<A, X>) => E, deadlineMs: number) {
+    ask: Effect.fnUntraced(function* <A, X>(
+      event: (reply: Deferred.Deferred<A, X>) => E,
+      deadlineMs: number
+    ) {
       const reply = yield* Deferred.make<A, X>()
       const gone = Effect.andThen(Deferred.await(stopped), Effect.fail(new ActorStopped({ actor: name })))
       return yield* Effect.andThen(tell(event(reply)), Effect.raceFirst(Deferred.await(reply), gone)).pipe(

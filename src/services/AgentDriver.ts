@@ -91,7 +91,9 @@ export class HookIncident extends Schema.TaggedError<HookIncident>()("HookIncide
   }
 }
 
-export class TurnTimeout extends Schema.TaggedError<TurnTimeout>()("TurnTimeout", { timeoutMs: Schema.Finite }) {
+export class TurnTimeout extends Schema.TaggedError<TurnTimeout>()("TurnTimeout", {
+  timeoutMs: Schema.Finite
+}) {
   override get message(): string {
     return `The turn took longer than ${Math.round(this.timeoutMs / 1000)} s and was interrupted. Raise turn.timeoutSeconds for longer ones.`
   }
@@ -109,7 +111,13 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   }
 }
 
-export const AgentRunError = Schema.Union([ConfigKeyRefused, HooksUnverified, HookIncident, TurnTimeout, RunFailed])
+export const AgentRunError = Schema.Union([
+  ConfigKeyRefused,
+  HooksUnverified,
+  HookIncident,
+  TurnTimeout,
+  RunFailed
+])
 export type AgentRunError = typeof AgentRunError.Type
 
 export class AgentDriver extends Context.Service<

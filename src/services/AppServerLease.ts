@@ -50,7 +50,8 @@ export const initialLease: LeaseState = { _tag: "Absent", generation: 0 }
 
 const none: Claims = new Set()
 const withClaim = (claims: Claims, claim: number): Claims => new Set([...claims, claim])
-const withoutClaim = (claims: Claims, claim: number): Claims => new Set([...claims].filter((other) => other !== claim))
+const withoutClaim = (claims: Claims, claim: number): Claims =>
+  new Set([...claims].filter((other) => other !== claim))
 
 type Step = readonly [LeaseState, ReadonlyArray<LeaseAction>]
 
@@ -138,7 +139,9 @@ export const nextLease = (state: LeaseState, event: LeaseEvent): Step => {
         : [state, []]
     case "Stopped":
       if (state._tag !== "Stopping") return [state, []]
-      return state.waiting.size === 0 ? [{ _tag: "Absent", generation }, []] : startFor(state.waiting, generation + 1)
+      return state.waiting.size === 0
+        ? [{ _tag: "Absent", generation }, []]
+        : startFor(state.waiting, generation + 1)
   }
 }
 

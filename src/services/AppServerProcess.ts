@@ -24,7 +24,9 @@ export type PoisonReason = typeof PoisonReason.Type
 export const describePoison = (reason: PoisonReason): string => {
   switch (reason._tag) {
     case "exited":
-      return reason.signal ? `it died by ${reason.signal}` : `it exited with status ${reason.code ?? "unknown"}`
+      return reason.signal
+        ? `it died by ${reason.signal}`
+        : `it exited with status ${reason.code ?? "unknown"}`
     case "stdio-closed":
       return "it closed its output"
     case "write-failed":
@@ -87,11 +89,7 @@ export class AppServerUnexpected extends Schema.TaggedError<AppServerUnexpected>
 }
 
 export type AppServerFailure =
-  | AppServerUnavailable
-  | AppServerLost
-  | AppServerRejected
-  | AppServerRequestTimeout
-  | AppServerUnexpected
+  AppServerUnavailable | AppServerLost | AppServerRejected | AppServerRequestTimeout | AppServerUnexpected
 
 /** `caller` fails one borrower; `poison` retires the child. A new member does not compile until it is placed. */
 export const severity = (failure: AppServerFailure): "caller" | "poison" => {
@@ -121,7 +119,9 @@ export type Incoming =
 /** A borrower that leaves this many messages unread is shed: its queue fails and the others go on. */
 export const threadQueueCapacity = 4096
 
-export class BorrowerShed extends Schema.TaggedError<BorrowerShed>()("BorrowerShed", { threadId: Schema.String }) {
+export class BorrowerShed extends Schema.TaggedError<BorrowerShed>()("BorrowerShed", {
+  threadId: Schema.String
+}) {
   override get message(): string {
     return `The run of thread ${this.threadId} fell ${threadQueueCapacity} messages behind and was dropped. Run the turn again.`
   }

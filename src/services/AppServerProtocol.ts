@@ -38,7 +38,9 @@ export const parseFrame = (line: string): Frame => {
       ? { _tag: "notification", method, params }
       : { _tag: "request", id, method, params }
   if (id === undefined) return { _tag: "garbage" }
-  return error ? { _tag: "error", id, code: error.code, message: error.message } : { _tag: "response", id, result }
+  return error
+    ? { _tag: "error", id, code: error.code, message: error.message }
+    : { _tag: "response", id, result }
 }
 
 /** Splits bytes into lines with a bound; `null` once a line has passed it. */

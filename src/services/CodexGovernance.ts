@@ -57,9 +57,9 @@ export class ConfigKeyRefused extends Schema.TaggedError<ConfigKeyRefused>()("Co
   }
 }
 
-/** Nested tables become dotted keys, so that an inline table cannot hide one. */
+/** Nested tables become dotted keys, so that an inline table cannot hide one; an empty one stands for itself. */
 export const flatten = (key: string, value: unknown): ReadonlyArray<readonly [string, unknown]> =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
+  typeof value === "object" && value !== null && !Array.isArray(value) && Object.keys(value).length > 0
     ? Object.entries(value).flatMap(([name, inner]) => flatten(`${key}.${name}`, inner))
     : [[key, value]]
 
@@ -164,7 +164,9 @@ export const splitWords = (line: string): ReadonlyArray<string> | null => {
 /** The command inside Codex's `/bin/bash -lc '...'`; the whole line when it has another form. */
 export const unwrapShell = (line: string): string => {
   const words = splitWords(line)
-  return words?.length === 3 && /^-l?c$/.test(words[1]!) && /(^|\/)(ba|z|da|k|fi)?sh$/.test(words[0]!) ? words[2]! : line
+  return words?.length === 3 && /^-l?c$/.test(words[1]!) && /(^|\/)(ba|z|da|k|fi)?sh$/.test(words[0]!)
+    ? words[2]!
+    : line
 }
 
 export type ApprovalKind = "command" | "file-change" | "mcp"

@@ -54,7 +54,11 @@ export const trialCheck = (trial: HookTrial): Check => {
   const what = "hook round trip"
   const cause = /\[([a-z-]+)\]/.exec(trial.stdout)?.[1]
   if (trial.exitCode !== 0)
-    return failed(what, `the hook command ended with ${trial.exitCode ?? "a signal"}`, "look at the gateway's log")
+    return failed(
+      what,
+      `the hook command ended with ${trial.exitCode ?? "a signal"}`,
+      "look at the gateway's log"
+    )
   return cause === undefined
     ? passed(what, `decided in ${trial.tookMs.toFixed(1)} ms, whole process`)
     : failed(what, `the hook got no decision: ${cause}`, "look at the gateway's log")

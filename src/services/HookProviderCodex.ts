@@ -15,7 +15,7 @@ import type { Decision } from "./Policy.ts"
 
 export { failureAnswer } from "./HookWire.ts"
 
-export const provider = "codex"
+const provider = "codex"
 
 const pascal = (event: string): string =>
   event.replace(/(?:^|_)([a-z])/g, (_, letter: string) => letter.toUpperCase())
@@ -41,7 +41,7 @@ export const CodexEventName = Schema.Literals(Object.values(codexEventName)).pip
 )
 
 /** What we read of a payload. Codex may add fields; they stay in `raw`. */
-export const CodexPayload = Schema.Struct({
+const CodexPayload = Schema.Struct({
   hook_event_name: CodexEventName,
   /** The root thread, also for its sub-agents. */
   session_id: Schema.String,

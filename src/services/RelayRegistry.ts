@@ -110,12 +110,20 @@ export type RelayEvent =
   | { readonly _tag: "Decided"; readonly kept: Kept | null }
   | { readonly _tag: "Refused" }
   | { readonly _tag: "SessionAttached"; readonly sessionId: string }
-  | { readonly _tag: "Redeem"; readonly call: ApprovalCall; readonly reply: Deferred.Deferred<Decision | null> }
+  | {
+      readonly _tag: "Redeem"
+      readonly call: ApprovalCall
+      readonly reply: Deferred.Deferred<Decision | null>
+    }
   | { readonly _tag: "RunEnded" }
   | { readonly _tag: "GraceElapsed" }
 
 export type RelayAction =
-  | { readonly _tag: "Answer"; readonly reply: Deferred.Deferred<Decision | null>; readonly decision: Decision | null }
+  | {
+      readonly _tag: "Answer"
+      readonly reply: Deferred.Deferred<Decision | null>
+      readonly decision: Decision | null
+    }
   | { readonly _tag: "StartGrace" }
   | { readonly _tag: "End" }
 

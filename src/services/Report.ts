@@ -21,7 +21,9 @@ const oneLine = (text: string, width = 100): string => {
 
 /** Columns as wide as their widest cell; the last one is not padded. */
 export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
-  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)))
+  const widths = (rows[0] ?? []).map((_, column) =>
+    Math.max(...rows.map((row) => (row[column] ?? "").length))
+  )
   return rows
     .map((row) =>
       row
@@ -43,7 +45,10 @@ const leaseLine = (lease: LeaseInfo): ReadonlyArray<string> => [
 ]
 
 export const leases = (all: ReadonlyArray<LeaseInfo>): string =>
-  table([["STATE", "GENERATION", "BORROWERS", "PID", "CODEX", "LAST LOST", "CODEX_HOME"], ...all.map(leaseLine)])
+  table([
+    ["STATE", "GENERATION", "BORROWERS", "PID", "CODEX", "LAST LOST", "CODEX_HOME"],
+    ...all.map(leaseLine)
+  ])
 
 export const relays = (all: ReadonlyArray<RelayInfo>, now: number): string =>
   all.length === 0

@@ -23,7 +23,10 @@ export class SupervisionTree extends Context.Service<
   SupervisionTree,
   {
     /** A supervisor of its own name in the caller's scope; listed until that closes. */
-    readonly supervisor: (name: string, limits?: RestartLimits) => Effect.Effect<Supervisor, never, Scope.Scope>
+    readonly supervisor: (
+      name: string,
+      limits?: RestartLimits
+    ) => Effect.Effect<Supervisor, never, Scope.Scope>
     readonly snapshot: Effect.Effect<ReadonlyArray<TreeNode>>
   }
 >()("holdfast/SupervisionTree") {}
@@ -48,9 +51,7 @@ export const renderTree = (root: string, tree: ReadonlyArray<TreeNode>): string 
     node.children.forEach((child, j) => {
       const branch = `${last ? "  " : "│ "} ${j === node.children.length - 1 ? "└─" : "├─"}`
       const state = child.state === "running" ? child.detail : `${child.state}: ${child.detail}`
-      lines.push(
-        `${branch} ${child.id}  ${state}  ${formatAge(child.ageMs)}  restarts ${child.restarts}`
-      )
+      lines.push(`${branch} ${child.id}  ${state}  ${formatAge(child.ageMs)}  restarts ${child.restarts}`)
     })
   })
   return lines.join("\n")

@@ -43,7 +43,9 @@ export const decideRestart = (
 ): RestartDecision => {
   if (restart === "temporary" || (restart === "transient" && !abnormal)) return { _tag: "ended" }
   const recent = restarts.filter((at) => now - at < limits.periodMs)
-  return recent.length >= limits.intensity ? { _tag: "gave-up" } : { _tag: "restart", restarts: [...recent, now] }
+  return recent.length >= limits.intensity
+    ? { _tag: "gave-up" }
+    : { _tag: "restart", restarts: [...recent, now] }
 }
 
 export const ChildState = Schema.Literals(["running", "stopping", "ended", "gave-up"])
@@ -208,4 +210,3 @@ export const make = Effect.fnUntraced(function* (
     )
   }
 })
-

@@ -19,7 +19,7 @@ import { codexBinary, makeHome, type TestHome } from "./codex.ts"
 export const dist = path.resolve(import.meta.dirname, "../../dist")
 
 /** A model of the catalogue whose tools are called one by one, and one that only writes code. */
-export const directModel = "gpt-5.5"
+const directModel = "gpt-5.5"
 export const codeModel = "gpt-5.6-sol"
 
 export interface Place extends TestHome {
@@ -75,8 +75,11 @@ export const run = (
   })
 
 /** The operator's command, by its launcher. */
-export const holdfast = (place: Place, args: ReadonlyArray<string>, cwd = place.workspace): Effect.Effect<Ran> =>
-  run("/bin/sh", [path.join(dist, "holdfast.sh"), ...args], { env: place.env, cwd })
+export const holdfast = (
+  place: Place,
+  args: ReadonlyArray<string>,
+  cwd = place.workspace
+): Effect.Effect<Ran> => run("/bin/sh", [path.join(dist, "holdfast.sh"), ...args], { env: place.env, cwd })
 
 export interface Gateway {
   readonly pid: number
@@ -177,7 +180,7 @@ export const turn = Effect.fnUntraced(function* (
     .pipe(Stream.tap(options.onEvent ?? (() => Effect.void)), Stream.runCollect)
 })
 
-export const rowsOf = (events: ReadonlyArray<AgentEvent>) =>
+const rowsOf = (events: ReadonlyArray<AgentEvent>) =>
   events.flatMap((event) => (event._tag === "verdict" ? [event.row] : []))
 
 /** Each decision as `source verdict tool: subject`. */
@@ -198,7 +201,9 @@ export const marked = (range: MarkRange | null): ReadonlyArray<string> =>
         .filter((name) => /^\d+$/.test(name))
         .flatMap((pid) => {
           try {
-            const hard = /Max file locks\s+\S+\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/limits`, "utf8"))?.[1]
+            const hard = /Max file locks\s+\S+\s+(\d+)/.exec(
+              fs.readFileSync(`/proc/${pid}/limits`, "utf8")
+            )?.[1]
             const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8")
             const dead = /^[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2))
             const carries = hard !== undefined && Number(hard) >= range.low && Number(hard) <= range.high
@@ -209,7 +214,11 @@ export const marked = (range: MarkRange | null): ReadonlyArray<string> =>
         })
 
 /** Polls a fact of the outside world that nothing announces; fails loudly at its deadline. */
-export const eventually = Effect.fnUntraced(function* (what: string, holds: () => boolean, deadlineMs = 10_000) {
+export const eventually = Effect.fnUntraced(function* (
+  what: string,
+  holds: () => boolean,
+  deadlineMs = 10_000
+) {
   const end = Date.now() + deadlineMs
   while (!holds()) {
     if (Date.now() > end) return yield* Effect.die(new Error(`not within ${deadlineMs} ms: ${what}`))

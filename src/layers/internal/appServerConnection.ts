@@ -20,7 +20,13 @@ import {
   type PoisonReason,
   threadQueueCapacity
 } from "../../services/AppServerProcess.ts"
-import { type Frame, makeLineSplitter, parseFrame, type RpcId, threadsOf } from "../../services/AppServerProtocol.ts"
+import {
+  type Frame,
+  makeLineSplitter,
+  parseFrame,
+  type RpcId,
+  threadsOf
+} from "../../services/AppServerProtocol.ts"
 import { redact } from "../../services/Redaction.ts"
 
 /** Codex logs to stderr; one stray line on stdout is noise, this many in a row mean that framing is lost. */
@@ -35,7 +41,9 @@ const noBorrower = { code: -32601, message: "no run of this gateway owns that th
 
 export interface Transport {
   readonly input: Stream.Stream<Uint8Array, { readonly _tag: "stdio-closed" }>
-  readonly write: (text: string) => Effect.Effect<void, Extract<PoisonReason, { readonly _tag: "write-failed" }>>
+  readonly write: (
+    text: string
+  ) => Effect.Effect<void, Extract<PoisonReason, { readonly _tag: "write-failed" }>>
 }
 
 type Route = Queue.Queue<Incoming, AppServerLost | BorrowerShed>
@@ -76,16 +84,15 @@ export const open = Effect.fnUntraced(function* (options: {
     })
 
   const write = (message: unknown): Effect.Effect<void, AppServerLost> =>
-    Effect.suspend(
-      (): Effect.Effect<void, AppServerLost> =>
-        failure
-          ? Effect.fail(failure)
-          : Effect.catch(transport.write(`${JSON.stringify(message)}\n`), (reason) =>
-              Effect.andThen(
-                poison(reason),
-                Effect.suspend(() => Effect.fail(failure!))
-              )
+    Effect.suspend((): Effect.Effect<void, AppServerLost> =>
+      failure
+        ? Effect.fail(failure)
+        : Effect.catch(transport.write(`${JSON.stringify(message)}\n`), (reason) =>
+            Effect.andThen(
+              poison(reason),
+              Effect.suspend(() => Effect.fail(failure!))
             )
+          )
     )
 
   const routeOf = (threadId: string | null): readonly [string, Route] | null => {
@@ -104,7 +111,9 @@ export const open = Effect.fnUntraced(function* (options: {
     }
     const found = routeOf(threadId)
     if (found === null)
-      return frame._tag === "request" ? Effect.ignore(write({ id: frame.id, error: noBorrower })) : Effect.void
+      return frame._tag === "request"
+        ? Effect.ignore(write({ id: frame.id, error: noBorrower }))
+        : Effect.void
     const [id, route] = found
     const { method, params } = frame
     const message: Incoming =
@@ -178,7 +187,10 @@ export const open = Effect.fnUntraced(function* (options: {
       return yield* Schema.decodeUnknownEffect(result)(frame._tag === "response" ? frame.result : null).pipe(
         Effect.mapError(
           (error) =>
-            new AppServerUnexpected({ method, problem: error.message.replace(/\s*\n\s*/g, " ").slice(0, maxDetailLength) })
+            new AppServerUnexpected({
+              method,
+              problem: error.message.replace(/\s*\n\s*/g, " ").slice(0, maxDetailLength)
+            })
         )
       )
     })
@@ -189,7 +201,9 @@ export const open = Effect.fnUntraced(function* (options: {
     thread: (threadId) =>
       Effect.acquireRelease(
         Effect.gen(function* () {
-          const route: Route = yield* Queue.dropping<Incoming, AppServerLost | BorrowerShed>(threadQueueCapacity)
+          const route: Route = yield* Queue.dropping<Incoming, AppServerLost | BorrowerShed>(
+            threadQueueCapacity
+          )
           if (failure) Queue.failCauseUnsafe(route, Cause.fail(failure))
           else routes.set(threadId, route)
           return route

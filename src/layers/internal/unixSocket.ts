@@ -28,15 +28,16 @@ export const isAnswered = (path: string): Effect.Effect<boolean> =>
     return Effect.sync(() => socket.destroy())
   })
 
-/** Makes a path free to listen on: a socket that nobody answers is left over from a crash; one that is answered stays. */
+/** Makes a path free to listen on: a socket that nobody answers is left over from a crash; anything else there stays. */
 export const clearStaleSocket = Effect.fnUntraced(function* <E>(
   path: string,
   fail: (problem: "in-use" | "unusable", cause?: unknown) => E
 ): Effect.fn.Return<void, E> {
   const attempt = <A>(evaluate: () => A): Effect.Effect<A, E> =>
     Effect.try({ try: evaluate, catch: (cause) => fail("unusable", cause) })
-  const isThere = yield* attempt(() => fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined)
-  if (!isThere) return
+  const there = yield* attempt(() => fs.lstatSync(path, { throwIfNoEntry: false }))
+  if (there === undefined) return
+  if (!there.isSocket()) return yield* Effect.fail(fail("unusable"))
   if (yield* isAnswered(path)) return yield* Effect.fail(fail("in-use"))
   yield* attempt(() => fs.rmSync(path, { force: true }))
 })

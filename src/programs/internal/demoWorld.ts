@@ -12,7 +12,6 @@ import * as ProcessIdentity from "../../layers/ProcessIdentity.ts"
 import { resolve, Settings, type SettingsShape } from "../../services/Settings.ts"
 import { surroundings } from "./surroundings.ts"
 
-
 export class DemoFailed extends Schema.TaggedError<DemoFailed>()("DemoFailed", { problem: Schema.String }) {
   override get message(): string {
     return `The demo cannot go on: ${this.problem}`
@@ -42,7 +41,8 @@ export const world = (live: boolean) =>
     )
     const runtime = yield* Effect.acquireRelease(
       Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "hfd-"))),
-      (runtime) => Effect.promise(() => fs.promises.rm(runtime, { recursive: true, force: true, maxRetries: 5 }))
+      (runtime) =>
+        Effect.promise(() => fs.promises.rm(runtime, { recursive: true, force: true, maxRetries: 5 }))
     )
     const work = path.join(home, "work")
     const treasure = path.join(work, "customers", "ledger.txt")
@@ -67,7 +67,7 @@ const ReadyLine = Schema.fromJsonString(Schema.Struct({ ready: Schema.Literal(tr
 /** A gateway that takes longer has failed; it is ready in about 150 ms. */
 const readyTimeoutMs = 20_000
 
-export interface RunningGateway {
+interface RunningGateway {
   readonly pid: number
   readonly kill: (signal: NodeJS.Signals) => Effect.Effect<void>
 }
@@ -106,7 +106,11 @@ export const startGateway = Effect.fnUntraced(function* (world: World) {
   )
   return {
     pid,
-    kill: (signal) => Effect.andThen(Effect.sync(() => child.kill(signal)), exited)
+    kill: (signal) =>
+      Effect.andThen(
+        Effect.sync(() => child.kill(signal)),
+        exited
+      )
   } satisfies RunningGateway
 })
 
@@ -115,13 +119,13 @@ export const callerOf = (world: World) =>
   ControlClient.layer.pipe(Layer.provideMerge(Layer.succeed(Settings, world.settings)))
 
 /** For counting what carries a mark; this process carries none. */
-export const observer = InstanceMark.layer.pipe(
-  Layer.provideMerge(ProcessIdentity.layer)
-)
+export const observer = InstanceMark.layer.pipe(Layer.provideMerge(ProcessIdentity.layer))
+
+const list = (directory: string): ReadonlyArray<string> =>
+  fs.existsSync(directory) ? fs.readdirSync(directory) : []
 
 /** Bridge records and sockets of the world's gateways that are still on disk. */
 export const filesLeft = ({ settings }: World): ReadonlyArray<string> => {
-  const list = (directory: string) => (fs.existsSync(directory) ? fs.readdirSync(directory) : [])
   return [
     ...list(settings.paths.bridges),
     ...list(settings.paths.runtime).filter((name) => name.endsWith(".sock"))

@@ -29,7 +29,7 @@ export class GatewayLost extends Schema.TaggedError<GatewayLost>()("GatewayLost"
   }
 }
 
-export class StopTimeout extends Schema.TaggedError<StopTimeout>()("StopTimeout", {
+class StopTimeout extends Schema.TaggedError<StopTimeout>()("StopTimeout", {
   pid: Schema.Int,
   timeoutMs: Schema.Int
 }) {
@@ -44,9 +44,7 @@ const isTransport = (error: unknown): boolean => Predicate.isTagged(error, "RpcC
 export const oneGateway = <A, E, R>(effect: Effect.Effect<A, E | RpcClientError, R>) =>
   Effect.provide(effect, ControlClient.layer).pipe(
     Effect.catchCause(
-      (
-        cause
-      ): Effect.Effect<never, GatewayLost | ControlClient.NoGateway | Exclude<E, RpcClientError>> => {
+      (cause): Effect.Effect<never, GatewayLost | ControlClient.NoGateway | Exclude<E, RpcClientError>> => {
         const error = Cause.squash(cause)
         return isTransport(error) || (Cause.hasDies(cause) && Predicate.isTagged(error, "SocketError"))
           ? Effect.fail(new GatewayLost({}))
@@ -60,10 +58,15 @@ const stopTimeoutMs = 45_000
 const stopPollMs = 20
 
 export const askDown = (client: ControlClient.ControlClient["Service"]) =>
-  client.Down().pipe(Stream.runHead, Effect.flatMap(Option.match({
-    onNone: () => Effect.fail(new GatewayLost({})),
-    onSome: Effect.succeed
-  })))
+  client.Down().pipe(
+    Stream.runHead,
+    Effect.flatMap(
+      Option.match({
+        onNone: () => Effect.fail(new GatewayLost({})),
+        onSome: Effect.succeed
+      })
+    )
+  )
 
 /** Asks the gateway to end and waits until its process, that one and no other, is gone. */
 export const stopGateway = Effect.gen(function* () {
@@ -71,7 +74,8 @@ export const stopGateway = Effect.gen(function* () {
   const identities = yield* ProcessIdentity.ProcessIdentity
   const { owner } = yield* askDown(client)
   const startedAt = yield* Clock.currentTimeMillis
-  const isGone = (identity: Identity) => Effect.map(identities.verdict(identity), (verdict) => verdict === "dead")
+  const isGone = (identity: Identity) =>
+    Effect.map(identities.verdict(identity), (verdict) => verdict === "dead")
   while (!(yield* isGone(owner))) {
     if ((yield* Clock.currentTimeMillis) - startedAt > stopTimeoutMs)
       return yield* new StopTimeout({ pid: owner.pid, timeoutMs: stopTimeoutMs })
@@ -127,25 +131,32 @@ const clientsCheck = Effect.match(Effect.scoped(Layer.build(HookClients.layer)),
 const roundTrip = Effect.gen(function* () {
   const client = yield* ControlClient.ControlClient
   const doctor = yield* Doctor.Doctor
-  const checks = yield* client.OpenRelay({ provider: "codex", sessionId: "doctor", events: ["pre_tool_use"] }).pipe(
-    Stream.take(1),
-    Stream.mapEffect(({ commands }) => Effect.map(doctor.tryHook(commands["pre_tool_use"] ?? "false"), trialCheck)),
-    Stream.runCollect
-  )
+  const checks = yield* client
+    .OpenRelay({ provider: "codex", sessionId: "doctor", events: ["pre_tool_use"] })
+    .pipe(
+      Stream.take(1),
+      Stream.mapEffect(({ commands }) =>
+        Effect.map(doctor.tryHook(commands["pre_tool_use"] ?? "false"), trialCheck)
+      ),
+      Stream.runCollect
+    )
   return checks
 })
 
-const gatewayChecks: Effect.Effect<ReadonlyArray<Check>, never, Doctor.Doctor | Layer.Success<typeof gateway>> =
-  oneGateway(roundTrip).pipe(
-    Effect.map((checks) => [passed("gateway", "answers"), ...checks]),
-    Effect.catch((error) =>
-      Effect.succeed([
-        error._tag === "NoGateway"
-          ? warned("gateway", "none is running, so no hook was tried", "start one with `holdfast up`")
-          : failed("gateway", error.message, null)
-      ])
-    )
+const gatewayChecks: Effect.Effect<
+  ReadonlyArray<Check>,
+  never,
+  Doctor.Doctor | Layer.Success<typeof gateway>
+> = oneGateway(roundTrip).pipe(
+  Effect.map((checks) => [passed("gateway", "answers"), ...checks]),
+  Effect.catch((error) =>
+    Effect.succeed([
+      error._tag === "NoGateway"
+        ? warned("gateway", "none is running, so no hook was tried", "start one with `holdfast up`")
+        : failed("gateway", error.message, null)
+    ])
   )
+)
 
 const doctorLayer = Doctor.layer.pipe(Layer.provide(Layer.mergeAll(CodexBinary.layer, InstanceMark.layer)))
 

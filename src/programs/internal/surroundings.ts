@@ -39,7 +39,7 @@ const configText = Effect.try({
   catch: unreadable
 })
 
-export const settings: Effect.Effect<SettingsShape, ConfigError> = Effect.flatMap(configText, (text) =>
+const settings: Effect.Effect<SettingsShape, ConfigError> = Effect.flatMap(configText, (text) =>
   Effect.fromResult(resolve(surroundings, text))
 )
 

@@ -9,7 +9,15 @@ import * as CliOutput from "effect/cli/CliOutput"
 import { problemOf } from "./surroundings.ts"
 
 /** The design's exit codes; a signal's is 128 and its number. */
-export const exitCodes = { done: 0, failed: 1, usage: 2, noGateway: 3, notFound: 4, timedOut: 124, interrupted: 130 }
+const exitCodes = {
+  done: 0,
+  failed: 1,
+  usage: 2,
+  noGateway: 3,
+  notFound: 4,
+  timedOut: 124,
+  interrupted: 130
+}
 
 export const print = (line: string): Effect.Effect<void> =>
   Effect.sync(() => {
@@ -21,7 +29,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit(exitCodes.done)
 })
 
-export const complain = (line: string): void => {
+const complain = (line: string): void => {
   process.stderr.write(`holdfast: ${line}\n`)
 }
 

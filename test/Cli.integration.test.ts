@@ -1,0 +1,246 @@
+/** The operator's command with wrong input: one clear line that says what to do, the designed code, and nothing changed. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
+import { overridesFor, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
+import { holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+
+const seconds = 30_000
+
+/** What the state directory holds: a refused command must not have made any of it. */
+const stateOf = (place: Place): ReadonlyArray<string> => {
+  const state = path.join(place.home, "state")
+  return fs.existsSync(state) ? fs.readdirSync(state) : []
+}
+
+const oneLine = /^holdfast: [^\n]+\n$/
+
+describe("holdfast", () => {
+  const cases: ReadonlyArray<readonly [string, ReadonlyArray<string>, number, RegExp]> = [
+    ["an unknown flag", ["status", "--frobnicate"], 2, /--frobnicate.*See: holdfast status --help/],
+    ["an unknown flag of up", ["up", "--frobnicate"], 2, /--frobnicate.*See: holdfast up --help/],
+    ["an unknown flag of demo", ["demo", "--frobnicate"], 2, /--frobnicate.*See: holdfast demo --help/],
+    ["an unknown verb", ["stauts"], 2, /stauts.*status/],
+    ["a missing argument", ["codex"], 2, /prompt/],
+    ["a wrong provider", ["relays", "open", "--provider", "frob"], 2, /provider/],
+    ["no gateway", ["status"], 3, /No gateway answers on .*holdfast up/],
+    ["no gateway to stop", ["down"], 3, /No gateway answers on/]
+  ]
+  for (const [what, args, code, line] of cases)
+    it.live(
+      `${what}: one line, exit ${code}, nothing changed`,
+      () =>
+        Effect.gen(function* () {
+          const place = yield* makePlace()
+          const ran = yield* holdfast(place, args)
+          assert.deepStrictEqual({ code: ran.code, stdout: ran.stdout }, { code, stdout: "" })
+          assert.match(ran.stderr, oneLine)
+          assert.match(ran.stderr, line)
+          assert.deepStrictEqual(stateOf(place), [])
+        }),
+      seconds
+    )
+
+  const configs: ReadonlyArray<readonly [string, string, RegExp]> = [
+    ["no JSON", "{", /config\.json cannot be used: it is not valid JSON/],
+    ["an unknown key", '{"polices": {}}', /config\.json cannot be used: .*polices/],
+    ["a wrong type", '{"hook": {"timeoutSeconds": "soon"}}', /config\.json cannot be used: .*timeoutSeconds/],
+    [
+      "a rule whose pattern is none",
+      '{"policy": {"default": "allow", "policies": [{"id": "bad", "command": "(", "verdict": "deny"}]}}',
+      /Policy bad cannot be used/
+    ],
+    [
+      "a policy module that is not there",
+      '{"policy": {"default": "allow", "policies": [{"module": "./gone.mjs"}]}}',
+      /gone\.mjs cannot be used/
+    ]
+  ]
+  for (const [what, text, line] of configs)
+    it.live(
+      `a config file with ${what} stops up with one line`,
+      () =>
+        Effect.gen(function* () {
+          const place = yield* makePlace()
+          fs.writeFileSync(path.join(place.home, "config.json"), text)
+          const ran = yield* holdfast(place, ["up"])
+          assert.deepStrictEqual({ code: ran.code, stdout: ran.stdout }, { code: 1, stdout: "" })
+          assert.match(ran.stderr.split("\n").at(-2)!, line)
+        }),
+      seconds
+    )
+
+  it.live(
+    "a config file that cannot be read stops up with one line, and changes nothing",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const config = path.join(place.home, "config.json")
+        fs.rmSync(config)
+        fs.mkdirSync(config)
+        const ran = yield* holdfast(place, ["up"])
+        assert.strictEqual(ran.code, 1)
+        assert.match(ran.stderr, oneLine)
+        assert.match(ran.stderr, /config\.json cannot be used: it cannot be read \(EISDIR\)/)
+        assert.deepStrictEqual(stateOf(place), [])
+      }),
+    seconds
+  )
+
+  it.live(
+    "a second up for the same state says who is running, and leaves it running",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        const ran = yield* holdfast(place, ["up"])
+        assert.deepStrictEqual({ code: ran.code, stdout: ran.stdout }, { code: 1, stdout: "" })
+        assert.match(
+          ran.stderr,
+          new RegExp(`^holdfast: A gateway is already running for .* \\(pid ${gateway.pid}\\)`)
+        )
+        assert.strictEqual((yield* holdfast(place, ["status"])).code, 0)
+      }),
+    seconds
+  )
+
+  it.live(
+    "a stale socket is no gateway to a caller, and not in the way of up",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        yield* gateway.end("SIGKILL")
+        assert.isTrue(fs.readdirSync(place.runtimeDir).some((name) => name.startsWith("control-")))
+        const ran = yield* holdfast(place, ["status"])
+        assert.strictEqual(ran.code, 3)
+        assert.match(ran.stderr, /^holdfast: No gateway answers on .*\n$/)
+        yield* startGateway(place)
+        assert.strictEqual((yield* holdfast(place, ["status"])).code, 0)
+      }),
+    seconds
+  )
+
+  it.live(
+    "down ends the gateway and waits for it; a second down finds none",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        const ran = yield* holdfast(place, ["down", "--json"])
+        assert.deepStrictEqual(
+          { code: ran.code, stdout: JSON.parse(ran.stdout) as unknown },
+          { code: 0, stdout: { stopped: gateway.pid } }
+        )
+        assert.isFalse(
+          fs.existsSync(`/proc/${gateway.pid}`) &&
+            !/\) Z/.test(fs.readFileSync(`/proc/${gateway.pid}/stat`, "utf8"))
+        )
+        assert.strictEqual((yield* holdfast(place, ["down"])).code, 3)
+      }),
+    seconds
+  )
+
+  const oldCodex = `#!/bin/sh
+read -r line
+echo '{"id":1,"result":{"userAgent":"holdfast/0.101.0 (Linux)","codexHome":"/"}}'
+cat > /dev/null
+`
+  const codexCases: ReadonlyArray<readonly [string, string | null, RegExp]> = [
+    ["missing", null, /No codex program was found .*Install it with/],
+    ["too old", oldCodex, /is codex 0\.101\.0; .*Update it/],
+    ["no codex at all", "#!/bin/sh\nexit 3\n", /did not come up: it exited with status 3 before it answered/]
+  ]
+  for (const [what, text, line] of codexCases)
+    it.live(
+      `a codex that is ${what}: the turn fails with one line and the gateway lives`,
+      () =>
+        Effect.gen(function* () {
+          const place = yield* makePlace()
+          const program = path.join(place.home, "fake-codex")
+          if (text !== null) fs.writeFileSync(program, text, { mode: 0o755 })
+          const changed: Place = { ...place, env: { ...place.env, HOLDFAST_CODEX: program } }
+          yield* startGateway(changed)
+          const ran = yield* holdfast(changed, ["codex", "hello"])
+          assert.strictEqual(ran.code, 1)
+          assert.match(ran.stderr, oneLine)
+          assert.match(ran.stderr, line)
+          assert.strictEqual((yield* holdfast(changed, ["status"])).code, 0)
+          assert.strictEqual((yield* holdfast(changed, ["doctor"])).code, 1)
+        }),
+      seconds
+    )
+
+  it.live(
+    "a -c key that could loosen the thread is refused by name, in whatever form it comes",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const refused = Effect.fnUntraced(function* (override: string) {
+          const ran = yield* holdfast(place, ["codex", "-c", override, "hello"])
+          assert.match(ran.stderr, oneLine)
+          return `${ran.code} ${/-c (\S+) is refused/.exec(ran.stderr)?.[1]}`
+        })
+        assert.deepStrictEqual(
+          yield* Effect.forEach(
+            [
+              "features.hooks=false",
+              "features={hooks=false}",
+              "approval_policy=never",
+              "model_providers={x={auth={command='touch /x'}}}",
+              "model_providers.x.experimental_bearer_token=sk-1",
+              "hooks.state={}",
+              "mcp_servers.x.command=sh",
+              "no-value"
+            ],
+            refused
+          ),
+          [
+            "2 features.hooks",
+            "2 features.hooks",
+            "2 approval_policy",
+            "2 model_providers.x.auth.command",
+            "2 model_providers.x.experimental_bearer_token",
+            "2 hooks.state",
+            "2 mcp_servers.x.command",
+            "2 no-value"
+          ]
+        )
+      }),
+    seconds
+  )
+
+  it.live(
+    "codex prints what the agent does and each verdict, as text and as JSON lines",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const provider = yield* ScriptedProvider
+        yield* provider.script("speak", [
+          { fn: "exec_command", args: { cmd: "echo heard" } },
+          { say: "all done" }
+        ])
+        const args = overridesFor(provider.url).flatMap((override) => ["-c", override])
+        const text = yield* holdfast(place, ["codex", ...args, "-c", 'model="gpt-5.5"', "speak"])
+        assert.strictEqual(text.code, 0)
+        assert.match(
+          text.stdout,
+          /is governed: 1 hook trusted[^]*allow {3}Bash {2}echo heard[^]*exit 0\n {2}heard\nall done\nturn completed\n$/
+        )
+        const json = yield* holdfast(place, ["--json", "codex", ...args, "-c", "model=gpt-5.5", "speak"])
+        assert.deepStrictEqual(
+          json.stdout
+            .trim()
+            .split("\n")
+            .map((line) => (JSON.parse(line) as { readonly _tag: string })._tag)
+            .toSorted(),
+          ["governed", "hook", "verdict", "command", "message", "ended"].toSorted()
+        )
+      }).pipe(Effect.provide(providerLayer)),
+    seconds
+  )
+})

@@ -1,0 +1,356 @@
+/** The gateway as a process: killed at bad moments, beside others, with its clients broken. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as childProcess from "node:child_process"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { ControlClient } from "../src/layers/ControlClient.ts"
+import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
+import { ScriptedProvider } from "../src/services/ScriptedProvider.ts"
+import {
+  ask,
+  callerOf,
+  decisionsOf,
+  dist,
+  eventually,
+  holdfast,
+  makePlace,
+  marked,
+  type Place,
+  run,
+  startGateway,
+  turn
+} from "./support/gateway.ts"
+
+const seconds = 30_000
+
+const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>
+  it.live(promise, () => Effect.provide(test(), providerLayer), seconds)
+
+const shell = (cmd: string) => ({ fn: "exec_command", args: { cmd } }) as const
+
+/** A policy module in the place that says which file it decides by: it hangs until `go` exists there. */
+const slowPolicy = (place: Place, seen: string): string => {
+  const file = path.join(place.home, "slow.mjs")
+  fs.writeFileSync(
+    file,
+    `import fs from "node:fs"
+export default {
+  id: "slow",
+  async decide(event) {
+    if (event.event !== "pre_tool_use") return { _tag: "abstain" }
+    fs.writeFileSync(${JSON.stringify(seen)}, "")
+    for (;;) await new Promise((resume) => setTimeout(resume, 1000))
+  }
+}
+`
+  )
+  return file
+}
+
+const hookPayload = JSON.stringify({
+  session_id: "s",
+  turn_id: "t",
+  transcript_path: null,
+  cwd: "/",
+  hook_event_name: "PreToolUse",
+  model: "m",
+  permission_mode: "default",
+  tool_name: "Bash",
+  tool_input: { command: "true" },
+  tool_use_id: "call_1"
+})
+
+/** Runs a hook command as Codex does. */
+const hook = (place: Place, command: string) =>
+  run("/bin/bash", ["-c", command], { env: place.env, input: hookPayload })
+
+/** A relay held open by the operator's command; the scope's end interrupts it. */
+const openRelay = Effect.fnUntraced(function* (place: Place, session = "") {
+  const opened = yield* Deferred.make<{
+    readonly relayId: string
+    readonly commands: Record<string, string>
+  }>()
+  yield* Effect.gen(function* () {
+    const client = yield* ControlClient
+    yield* Stream.runForEach(
+      client.OpenRelay({ provider: "codex", sessionId: session || null, events: ["pre_tool_use"] }),
+      (relay) => Deferred.succeed(opened, relay)
+    )
+  }).pipe(Effect.provide(callerOf(place)), Effect.forkScoped)
+  return yield* Deferred.await(opened)
+})
+
+const policyOf = (verdict: "allow" | "deny", reason: string) => ({
+  default: "allow" as const,
+  policies: [{ id: reason, verdict, reason }]
+})
+
+describe("gateway", () => {
+  live("killed in the middle of a hook: the call is blocked, codex is gone, and the next start sweeps", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      const asked = path.join(place.home, "asked")
+      fs.writeFileSync(
+        path.join(place.home, "config.json"),
+        JSON.stringify({
+          policy: {
+            default: "allow",
+            policies: [{ module: slowPolicy(place, asked), timeoutMs: 600_000 }]
+          },
+          hook: { timeoutSeconds: 4 }
+        })
+      )
+      const server = path.resolve(import.meta.dirname, "fixtures/mcp-detaches-a-helper.mjs")
+      fs.writeFileSync(
+        path.join(place.codexHome, "config.toml"),
+        `[mcp_servers.toy]\ncommand = ${JSON.stringify(process.execPath)}\nargs = ${JSON.stringify([server, place.home])}\n`
+      )
+      const bystander = yield* Effect.acquireRelease(
+        Effect.sync(() => childProcess.spawn("sleep", ["60"], { stdio: "ignore" })),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      const provider = yield* ScriptedProvider
+      yield* provider.script("be slow", [shell("touch ran"), { say: "done" }])
+      const gateway = yield* startGateway(place)
+      const status = yield* ask(
+        place,
+        Effect.gen(function* () {
+          return yield* (yield* ControlClient).Status()
+        })
+      )
+      const running = yield* ask(place, turn(place, { provider: provider.url, prompt: "be slow" })).pipe(
+        Effect.exit,
+        Effect.forkScoped
+      )
+      yield* eventually("the policy was asked", () => fs.existsSync(asked))
+      const codex = marked(status.mark).find((line) => line.endsWith(" codex"))
+      assert.isDefined(codex)
+      const helper = fs.readFileSync(path.join(place.home, "helper.pid"), "utf8").trim()
+      yield* gateway.end("SIGKILL")
+      yield* eventually("codex is gone", () => !marked(status.mark).includes(codex!))
+      assert.strictEqual((yield* Fiber.join(running))._tag, "Failure")
+      const records = () => fs.readdirSync(path.join(place.runtimeDir, "bridges"))
+      assert.strictEqual(records().length, 1)
+      assert.isTrue(marked(status.mark).some((line) => line.startsWith(`${helper} `)))
+
+      yield* startGateway(place)
+      assert.deepStrictEqual(records(), [])
+      assert.deepStrictEqual(marked(status.mark), [])
+      assert.deepStrictEqual(
+        fs.readdirSync(place.runtimeDir).filter((name) => name.startsWith("hooks-")).length,
+        1
+      )
+      assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
+      assert.isNull(bystander.exitCode ?? bystander.signalCode)
+    })
+  )
+
+  live("a hook that waits while its gateway restarts is answered by the next one", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      const asked = path.join(place.home, "asked")
+      const config = path.join(place.home, "config.json")
+      fs.writeFileSync(
+        config,
+        JSON.stringify({
+          policy: {
+            default: "allow",
+            policies: [{ module: slowPolicy(place, asked), timeoutMs: 600_000 }]
+          }
+        })
+      )
+      const provider = yield* ScriptedProvider
+      yield* provider.script("wait for it", [shell("true"), { say: "done" }])
+      const first = yield* startGateway(place)
+      const relay = yield* openRelay(place, "")
+      const waiting = yield* Effect.forkScoped(hook(place, relay.commands["pre_tool_use"]!))
+      yield* eventually("the policy was asked", () => fs.existsSync(asked))
+      const record = fs.readFileSync(
+        relay.commands["pre_tool_use"]!.match(/'([^']*bridges[^']*)'/)![1]!,
+        "utf8"
+      )
+      yield* first.end("SIGKILL")
+      // Whoever serves that relay next writes the same path; here a stand-in does, at once.
+      fs.writeFileSync(config, JSON.stringify({ policy: policyOf("deny", "second") }))
+      yield* startGateway(place)
+      const again = yield* openRelay(place, "")
+      const target = relay.commands["pre_tool_use"]!.match(/'([^']*bridges[^']*)'/)![1]!
+      const source = again.commands["pre_tool_use"]!.match(/'([^']*bridges[^']*)'/)![1]!
+      fs.copyFileSync(source, `${target}.next`)
+      fs.renameSync(`${target}.next`, target)
+      const ran = yield* Fiber.join(waiting)
+      assert.notStrictEqual(record, "")
+      assert.deepInclude(JSON.parse(ran.stdout).hookSpecificOutput, {
+        hookEventName: "PreToolUse",
+        permissionDecision: "deny",
+        permissionDecisionReason: "second"
+      })
+    })
+  )
+
+  live(
+    "two gateways of one user share a bridge directory; each hook reaches its own, and neither ends the other",
+    () =>
+      Effect.gen(function* () {
+        const one = yield* makePlace({ policy: policyOf("deny", "one") })
+        const two = yield* makePlace(
+          { policy: policyOf("deny", "two") },
+          { HOLDFAST_RUNTIME_DIR: one.runtimeDir }
+        )
+        const first = yield* startGateway(one)
+        yield* startGateway(two)
+        const [a, b] = [yield* openRelay(one), yield* openRelay(two)]
+        assert.strictEqual(fs.readdirSync(path.join(one.runtimeDir, "bridges")).length, 2)
+        const reason = (command: string) =>
+          Effect.map(
+            hook(one, command),
+            ({ stdout }) => JSON.parse(stdout).hookSpecificOutput.permissionDecisionReason as string
+          )
+        assert.strictEqual(yield* reason(a.commands["pre_tool_use"]!), "one")
+        assert.strictEqual(yield* reason(b.commands["pre_tool_use"]!), "two")
+        yield* first.end("SIGTERM")
+        assert.strictEqual(yield* reason(b.commands["pre_tool_use"]!), "two")
+        assert.strictEqual(fs.readdirSync(path.join(one.runtimeDir, "bridges")).length, 1)
+        assert.match(yield* reason(a.commands["pre_tool_use"]!), /\[not-found\]$/)
+      })
+  )
+
+  live("two concurrent runs of one session have two relays, each with its own command", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      yield* startGateway(place)
+      const [a, b] = [yield* openRelay(place, "S1"), yield* openRelay(place, "S1")]
+      assert.notStrictEqual(a.relayId, b.relayId)
+      assert.notStrictEqual(a.commands["pre_tool_use"], b.commands["pre_tool_use"])
+      const list = yield* ask(
+        place,
+        Effect.gen(function* () {
+          return yield* (yield* ControlClient).Relays()
+        })
+      )
+      assert.deepStrictEqual(
+        list.map(({ sessionId, state }) => ({ sessionId, state })),
+        [
+          { sessionId: "S1", state: "live" },
+          { sessionId: "S1", state: "live" }
+        ]
+      )
+    })
+  )
+
+  live("a run that is interrupted leaves no command running and closes its relay", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      const started = path.join(place.workspace, "started")
+      const provider = yield* ScriptedProvider
+      yield* provider.script("take long", [shell(`touch ${started}; sleep 57; touch ended`), { say: "done" }])
+      yield* startGateway(place)
+      const status = yield* ask(
+        place,
+        Effect.gen(function* () {
+          return yield* (yield* ControlClient).Status()
+        })
+      )
+      const running = yield* Effect.forkScoped(
+        ask(place, turn(place, { provider: provider.url, prompt: "take long" }))
+      )
+      yield* eventually("the command runs", () => fs.existsSync(started))
+      yield* Fiber.interrupt(running)
+      yield* eventually(
+        "the command is gone",
+        () => !marked(status.mark).some((line) => line.endsWith(" sleep"))
+      )
+    })
+  )
+
+  /** Each is what the client does instead of answering; Codex would run the tool after all but the first two. */
+  const broken: ReadonlyArray<readonly [string, string | null]> = [
+    ["is missing", null],
+    ["cannot be read as a program", "\u0000\u0001"],
+    ["exits 1", "exit 1;"],
+    ["is killed", 'kill "KILL", $$; sleep 5;'],
+    ["hangs past the provider's timeout", "sleep 30;"],
+    ["says nothing", "exit 0;"],
+    ["prints a log line first", 'print "hello\\n{}"; exit 0;'],
+    ["allows in a form Codex does not honour", 'print q({"decision":"approve"}); exit 0;'],
+    ["denies without a reason", 'print q({"decision":"block"}); exit 0;']
+  ]
+  for (const [what, script] of broken)
+    live(`a hook client that ${what} lets nothing through`, () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace({ hook: { timeoutSeconds: 2, client: "perl" } })
+        const copy = path.join(place.home, "dist")
+        fs.cpSync(dist, copy, { recursive: true, filter: (source) => !source.includes("/library") })
+        const provider = yield* ScriptedProvider
+        yield* provider.script("destroy", [shell("rm -rf treasure"), { say: "done" }])
+        const treasure = path.join(place.workspace, "treasure")
+        fs.mkdirSync(treasure)
+        yield* startGateway(place, copy)
+        const client = path.join(copy, "hookRelay.pl")
+        if (script === null) fs.rmSync(client)
+        else fs.writeFileSync(client, script)
+        const exit = yield* Effect.exit(
+          ask(place, turn(place, { provider: provider.url, prompt: "destroy" }))
+        )
+        assert.isTrue(fs.existsSync(treasure))
+        const rows = yield* ask(
+          place,
+          Effect.gen(function* () {
+            const tail = (yield* ControlClient).AuditTail({ limit: 10, follow: false })
+            return yield* Stream.runCollect(tail)
+          })
+        )
+        assert.isFalse(rows.some((row) => row.verdict !== "deny"))
+        assert.isDefined(exit)
+      })
+    )
+
+  live("a socket path over the system's limit is refused in one line that says what to do", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace({}, { HOLDFAST_RUNTIME_DIR: `/tmp/${"x".repeat(90)}` })
+      const { code, stderr, stdout } = yield* holdfast(place, ["up"])
+      assert.deepStrictEqual({ code, stdout }, { code: 1, stdout: "" })
+      assert.match(
+        stderr,
+        /^holdfast: The socket path .* bytes; this system allows 107\. Set HOLDFAST_RUNTIME_DIR to a shorter directory\.\n$/
+      )
+      fs.rmSync(`/tmp/${"x".repeat(90)}`, { recursive: true, force: true })
+    })
+  )
+
+  live("SIGINT ends it cleanly with 0", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      const gateway = yield* startGateway(place)
+      assert.deepStrictEqual(yield* gateway.end("SIGINT"), { code: 0, signal: null })
+      assert.deepStrictEqual(
+        fs.readdirSync(place.runtimeDir).filter((name) => name.endsWith(".sock")),
+        []
+      )
+    })
+  )
+
+  live("decisions are in the log of the operator's command", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      yield* startGateway(place)
+      const provider = yield* ScriptedProvider
+      yield* provider.script("log it", [shell("true"), { say: "done" }])
+      const events = yield* ask(place, turn(place, { provider: provider.url, prompt: "log it" }))
+      assert.deepStrictEqual(decisionsOf(events), ["hook allow Bash: true"])
+      const { code, stdout } = yield* holdfast(place, ["audit", "tail", "--json"])
+      assert.strictEqual(code, 0)
+      assert.deepInclude(JSON.parse(stdout), {
+        verdict: "allow",
+        subject: "true",
+        source: "hook",
+        tool: "Bash"
+      })
+    })
+  )
+})
