@@ -54,8 +54,8 @@ describe("BridgeStore on files", () => {
           yield* Effect.addFinalizer(() => Effect.sync(() => process.umask(before)))
           const file = yield* store.publish(spec())
           assert.deepStrictEqual(
-            [modeOf(runtime), modeOf(bridges), modeOf(file), yield* listed],
-            [0o700, 0o700, 0o600, [path.basename(file)]]
+            [modeOf(path.dirname(runtime)), modeOf(runtime), modeOf(bridges), modeOf(file), yield* listed],
+            [0o700, 0o700, 0o700, 0o600, [path.basename(file)]]
           )
         }).pipe(Effect.provide(World))
       )

@@ -13,6 +13,7 @@ import {
   gatewayA,
   identityA,
   identityB,
+  inScope,
   listed,
   Place,
   put,

@@ -9,7 +9,7 @@ import { createFile, editFile, glance, removeFile, replaceFile } from "../src/la
 import { Place, World } from "./support/bridgeFiles.ts"
 
 const named = Effect.map(Place, ({ runtime }) => {
-  fs.mkdirSync(runtime, { mode: 0o700 })
+  fs.mkdirSync(runtime, { recursive: true, mode: 0o700 })
   return { file: `${runtime}/file`, aside: `${runtime}/aside`, beside: `${runtime}/beside`, runtime }
 })
 /** Does something the first time it is asked, as another process would between two of our calls. */

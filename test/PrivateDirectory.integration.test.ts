@@ -84,7 +84,6 @@ describe("PrivateDirectory", () => {
     Effect.gen(function* () {
       const store = yield* gatewayA
       const { runtime } = yield* Place
-      fs.rmSync(path.dirname(runtime), { recursive: true })
       fs.writeFileSync(path.dirname(runtime), "")
       const exit = yield* Effect.exit(store.prune)
       assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", `${runtime} is refused`)

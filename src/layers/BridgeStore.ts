@@ -144,9 +144,7 @@ export const make = Effect.gen(function* () {
 
   /** The very text that was judged: a renewal or a successor since has another one. */
   const removeJudged = (path: string, judged: string): Looked =>
-    !held.has(path) && removeFile(path, beside(path, "gone"), maxRecordBytes, (text) => text === judged)
-      ? "removed"
-      : "kept"
+    removeFile(path, beside(path, "gone"), maxRecordBytes, (text) => text === judged) ? "removed" : "kept"
 
   const look = (name: string, now: number): Looked | Doubtful => {
     const path = `${paths.bridges}/${name}`

@@ -52,12 +52,13 @@ export const World = Layer.mergeAll(
   layerFakeIdentity(identityA),
   Layer.effect(
     Place,
-    Effect.acquireRelease(
-      Effect.sync(() => {
-        const root = fs.mkdtempSync(path.join(os.tmpdir(), "holdfast-bridges-"))
-        return { runtime: `${root}/run`, bridges: `${root}/run/bridges` }
-      }),
-      ({ runtime }) => Effect.sync(() => fs.rmSync(path.dirname(runtime), { recursive: true, force: true }))
+    Effect.map(
+      Effect.acquireRelease(
+        Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "holdfast-bridges-"))),
+        (root) => Effect.sync(() => fs.rmSync(root, { recursive: true, force: true }))
+      ),
+      // Two directories deep, so that one is made only on the way to another.
+      (root) => ({ runtime: `${root}/above/run`, bridges: `${root}/above/run/bridges` })
     )
   )
 )

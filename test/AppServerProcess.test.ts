@@ -1,0 +1,183 @@
+/** The connection over two queues: no process, the same protocol. */
+import { assert, describe, it } from "@effect/vitest"
+import type * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import { open } from "../src/layers/internal/appServerConnection.ts"
+import {
+  AppServerLost,
+  AppServerRejected,
+  AppServerRequestTimeout,
+  AppServerUnexpected,
+  BorrowerShed,
+  severity,
+  threadQueueCapacity
+} from "../src/services/AppServerProcess.ts"
+
+const encoder = new TextEncoder()
+
+/** The server's side: what we wrote, and a way to say lines. */
+const peer = Effect.gen(function* () {
+  const input = yield* Queue.unbounded<Uint8Array, Cause.Done>()
+  const written = yield* Queue.unbounded<{ readonly id?: unknown; readonly [key: string]: unknown }>()
+  let breaks = false
+  const connection = yield* open({
+    generation: 7,
+    requestTimeoutMs: 1000,
+    stderrTail: () => "panic: api_key=sk-abcdefghijklmnopqrstuvwx",
+    transport: {
+      input: Stream.fromQueue(input),
+      write: (text) =>
+        breaks
+          ? Effect.fail({ _tag: "write-failed", code: "EPIPE" } as const)
+          : Effect.asVoid(Queue.offer(written, JSON.parse(text)))
+    }
+  })
+  return {
+    connection,
+    written,
+    say: (value: unknown) =>
+      Effect.andThen(
+        Queue.offer(input, encoder.encode(`${typeof value === "string" ? value : JSON.stringify(value)}\n`)),
+        TestClock.adjust(0)
+      ),
+    hangUp: Queue.end(input),
+    breakPipe: () => {
+      breaks = true
+    }
+  }
+})
+
+const Answer = Schema.Struct({ n: Schema.Int })
+const lost = (reason: AppServerLost["reason"]) =>
+  new AppServerLost({ generation: 7, reason, stderrTail: "panic: api_key=[redacted]" })
+
+describe("AppServerProcess", () => {
+  it.effect("answers find their requests in any order", () =>
+    Effect.gen(function* () {
+      const { connection, say, written } = yield* peer
+      const a = yield* Effect.forkChild(connection.request("a", {}, Answer), { startImmediately: true })
+      const b = yield* Effect.forkChild(connection.request("b", {}, Answer), { startImmediately: true })
+      const [first, second] = [yield* Queue.take(written), yield* Queue.take(written)]
+      yield* say({ id: second.id, result: { n: 2 } })
+      yield* say({ id: first.id, result: { n: 1 } })
+      assert.deepStrictEqual([yield* Fiber.join(a), yield* Fiber.join(b)], [{ n: 1 }, { n: 2 }])
+    })
+  )
+
+  it.effect("a refusal, an unknown form and a deadline are the caller's alone, and typed", () =>
+    Effect.gen(function* () {
+      const { connection, say, written } = yield* peer
+      const ask = Effect.forkChild(Effect.flip(connection.request("m", {}, Answer)), {
+        startImmediately: true
+      })
+      const refused = yield* ask
+      yield* say({ id: (yield* Queue.take(written)).id, error: { code: -32600, message: "token=abc no" } })
+      const odd = yield* ask
+      yield* say({ id: (yield* Queue.take(written)).id, result: { n: "x" } })
+      const late = yield* ask
+      yield* TestClock.adjust(1000)
+      const failures = [yield* Fiber.join(refused), yield* Fiber.join(odd), yield* Fiber.join(late)]
+      assert.deepStrictEqual(
+        failures[0],
+        new AppServerRejected({ method: "m", code: -32600, detail: "token=[redacted] no" })
+      )
+      assert.instanceOf(failures[1], AppServerUnexpected)
+      assert.deepStrictEqual(failures[2], new AppServerRequestTimeout({ method: "m", timeoutMs: 1000 }))
+      assert.deepStrictEqual(failures.map(severity), ["caller", "caller", "caller"])
+    })
+  )
+
+  it.effect("a loss fails every request and every thread at once, with one reason and no secret", () =>
+    Effect.gen(function* () {
+      const { connection, hangUp } = yield* peer
+      const thread = yield* connection.thread("t")
+      const asking = yield* Effect.forkChild(Effect.flip(connection.request("m", {}, Answer)), {
+        startImmediately: true
+      })
+      yield* hangUp
+      const expected = lost({ _tag: "stdio-closed" })
+      assert.deepStrictEqual(yield* Fiber.join(asking), expected)
+      assert.deepStrictEqual(yield* Effect.flip(Queue.take(thread)), expected)
+      assert.deepStrictEqual(yield* connection.lost, expected)
+      assert.deepStrictEqual(yield* Effect.flip(connection.request("m", {}, Answer)), expected)
+      assert.deepStrictEqual(yield* Effect.flip(Queue.take(yield* connection.thread("u"))), expected)
+      assert.strictEqual(severity(expected), "poison")
+    })
+  )
+
+  it.effect("a broken pipe is poison", () =>
+    Effect.gen(function* () {
+      const { breakPipe, connection } = yield* peer
+      breakPipe()
+      assert.deepStrictEqual(
+        yield* Effect.flip(connection.request("m", {}, Answer)),
+        lost({ _tag: "write-failed", code: "EPIPE" })
+      )
+    })
+  )
+
+  it.effect("a stray line is noise; three in a row are poison", () =>
+    Effect.gen(function* () {
+      const { connection, say, written } = yield* peer
+      for (const line of ["log", "log"]) yield* say(line)
+      const asking = yield* Effect.forkChild(connection.request("m", {}, Answer), { startImmediately: true })
+      yield* say({ id: (yield* Queue.take(written)).id, result: { n: 1 } })
+      assert.deepStrictEqual(yield* Fiber.join(asking), { n: 1 })
+      for (const line of ["log", "log", "log"]) yield* say(line)
+      assert.deepStrictEqual(yield* connection.lost, lost({ _tag: "unframeable", lines: 3 }))
+    })
+  )
+
+  it.effect("messages go to their thread, a sub-agent's to its parent's, and never to another's", () =>
+    Effect.gen(function* () {
+      const { connection, say } = yield* peer
+      const [a, b] = [yield* connection.thread("a"), yield* connection.thread("b")]
+      yield* say({ method: "x", params: { threadId: "a" } })
+      yield* say({
+        method: "item/started",
+        params: { threadId: "b", item: { type: "subAgentActivity", agentThreadId: "b1" } }
+      })
+      yield* say({
+        method: "item/started",
+        params: { threadId: "b1", item: { type: "subAgentActivity", agentThreadId: "b2" } }
+      })
+      yield* say({ method: "y", params: { threadId: "b2" } })
+      yield* say({ method: "z", params: { threadId: "nobody" } })
+      const methods = Effect.fnUntraced(function* (queue: typeof a) {
+        return (yield* Queue.clear(queue)).map(({ method }) => method)
+      })
+      assert.deepStrictEqual(yield* methods(a), ["x"])
+      assert.deepStrictEqual(yield* methods(b), ["item/started", "item/started", "y"])
+    })
+  )
+
+  it.effect("a request of a thread nobody owns is refused, so what it asks for is not done", () =>
+    Effect.gen(function* () {
+      const { say, written } = yield* peer
+      yield* say({ id: 0, method: "item/commandExecution/requestApproval", params: { threadId: "nobody" } })
+      const answer = yield* Queue.take(written)
+      assert.strictEqual(answer.id, 0)
+      assert.deepInclude(answer["error"] as object, { code: -32601 })
+    })
+  )
+
+  it.effect("a borrower that does not read is shed, and the others do not notice", () =>
+    Effect.gen(function* () {
+      const { connection, say } = yield* peer
+      const [slow, quick] = [yield* connection.thread("slow"), yield* connection.thread("quick")]
+      const flood = Array.from({ length: threadQueueCapacity + 1 }, () =>
+        JSON.stringify({ method: "x", params: { threadId: "slow" } })
+      ).join("\n")
+      yield* say(flood)
+      yield* say({ method: "y", params: { threadId: "quick" } })
+      assert.strictEqual((yield* Queue.take(quick)).method, "y")
+      yield* Queue.takeN(slow, threadQueueCapacity)
+      assert.deepStrictEqual(yield* Effect.flip(Queue.take(slow)), new BorrowerShed({ threadId: "slow" }))
+    })
+  )
+})
