@@ -45,8 +45,8 @@ export * from "../services/RelayRegistry.ts"
 
 /** Far above what one agent's parallel calls can queue; deciders wait when it is full. */
 const mailboxCapacity = 1024
-/** A redeem is a look into memory; one that takes longer means a stuck actor, and the call is decided anew. */
-const redeemDeadlineMs = 1000
+/** What is asked of a relay is a look into memory; one that takes longer is stuck, and its calls are decided anew. */
+const askDeadlineMs = 1000
 /** Rows kept for a reader of one relay. */
 const rowsKept = 1024
 /** Milliseconds a relay actor gets to end when it is asked to. */
@@ -61,6 +61,8 @@ interface Live {
   readonly openedAt: number
   readonly actor: Actor<RelayState, RelayEvent>
   readonly entry: RelayEntry
+  /** The record and the entry in the map. */
+  readonly life: Scope.Closeable
 }
 
 const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
@@ -92,7 +94,7 @@ const approveWith =
   (call: ApprovalCall) =>
     Effect.gen(function* () {
       const redeemed = yield* actor
-        .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), redeemDeadlineMs)
+        .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), askDeadlineMs)
         .pipe(Effect.orElseSucceed(() => null))
       if (redeemed !== null) return { decision: redeemed, fromHook: true }
       const { callId, ...rest } = call
@@ -127,7 +129,7 @@ export const make = Effect.gen(function* () {
   if (pruned.removed > 0)
     yield* Effect.logInfo("pruned bridge records").pipe(Effect.annotateLogs({ ...pruned }))
 
-  const infoOf = (live: Omit<Live, "entry" | "actor">, state: RelayState): RelayInfo => ({
+  const infoOf = (live: Omit<Live, "entry" | "actor" | "life">, state: RelayState): RelayInfo => ({
     relayId: live.relayId,
     generation: live.generation,
     provider: live.spec.provider,
@@ -227,6 +229,7 @@ export const make = Effect.gen(function* () {
     if (known) {
       if ((yield* known.actor.state).phase === "live") return yield* new RelayInUse({ relayId })
       yield* supervisor.stop(relayId)
+      yield* Scope.close(known.life, Exit.void)
     }
     const generation = spec.generation ?? 1
     const token = crypto.randomBytes(32).toString("base64url")
@@ -247,6 +250,7 @@ export const make = Effect.gen(function* () {
                 return Effect.sleep(settings.hook.lateGraceMs).pipe(
                   Effect.andThen(Effect.ignore(self.tell({ _tag: "GraceElapsed" }))),
                   Effect.forkIn(self.scope),
+                  Effect.andThen(Deferred.succeed(action.noted, undefined)),
                   Effect.asVoid
                 )
               case "End":
@@ -265,6 +269,7 @@ export const make = Effect.gen(function* () {
     const live: Live = {
       ...facts,
       actor,
+      life,
       entry: {
         token,
         info: infoOf(facts, initialRelay(spec.sessionId)),
@@ -288,7 +293,10 @@ export const make = Effect.gen(function* () {
         Scope.provide(life),
         Effect.onError(() => supervisor.stop(relayId))
       )
-    yield* Effect.addFinalizer(() => tell({ _tag: "RunEnded" }))
+    // Waited for, so that the same thread can come back at once and find its relay free.
+    yield* Effect.addFinalizer(() =>
+      Effect.ignore(actor.ask<void>((noted) => ({ _tag: "RunEnded", noted }), askDeadlineMs))
+    )
     const relay: Relay = {
       relayId,
       generation,

@@ -115,7 +115,7 @@ export type RelayEvent =
       readonly call: ApprovalCall
       readonly reply: Deferred.Deferred<Decision | null>
     }
-  | { readonly _tag: "RunEnded" }
+  | { readonly _tag: "RunEnded"; readonly noted: Deferred.Deferred<void> }
   | { readonly _tag: "GraceElapsed" }
 
 export type RelayAction =
@@ -124,7 +124,7 @@ export type RelayAction =
       readonly reply: Deferred.Deferred<Decision | null>
       readonly decision: Decision | null
     }
-  | { readonly _tag: "StartGrace" }
+  | { readonly _tag: "StartGrace"; readonly noted: Deferred.Deferred<void> }
   | { readonly _tag: "End" }
 
 /** What a call does, in one text that is equal when the calls are: the command line or patch, else the canonical input. */
@@ -187,7 +187,7 @@ export const nextRelay =
       case "RunEnded":
         return state.phase === "lingering"
           ? [state, []]
-          : [{ ...state, phase: "lingering", kept: [] }, [{ _tag: "StartGrace" }]]
+          : [{ ...state, phase: "lingering", kept: [] }, [{ _tag: "StartGrace", noted: event.noted }]]
       case "GraceElapsed":
         return [state, [{ _tag: "End" }]]
     }

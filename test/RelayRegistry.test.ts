@@ -1,0 +1,307 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import { layer } from "../src/layers/RelayRegistry.ts"
+import { layer as treeLayer } from "../src/layers/SupervisionTree.ts"
+import { AuditLog, type AuditEntry, type AuditRow, AuditUnavailable } from "../src/services/AuditLog.ts"
+import { HookClients } from "../src/services/HookClients.ts"
+import type { HookEvent, ToolCall } from "../src/services/HookEvent.ts"
+import { type Decision, Policy } from "../src/services/Policy.ts"
+import { DirectoryRefused } from "../src/services/PrivateDirectory.ts"
+import {
+  type ApprovalCall,
+  RelayInUse,
+  RelayRegistry,
+  type RelaySpec
+} from "../src/services/RelayRegistry.ts"
+import { SupervisionTree } from "../src/services/SupervisionTree.ts"
+import { FakeBridgeStore, layer as bridgeLayer } from "./support/BridgeStore.ts"
+import { layer as epochLayer } from "./support/Epoch.ts"
+
+const bash = (command: string): ToolCall => ({
+  tool: "Bash",
+  kind: "shell",
+  command,
+  paths: [],
+  input: { command }
+})
+const mcp = (input: unknown): ToolCall => ({
+  tool: "mcp__toy__poke",
+  kind: "mcp",
+  command: null,
+  paths: [],
+  input
+})
+const patch: ToolCall = { tool: "apply_patch", kind: "patch", command: null, paths: ["a"], input: {} }
+
+const event = (id: string | null, call: ToolCall, agentId: string | null = null): HookEvent => ({
+  event: "pre_tool_use",
+  provider: "codex",
+  callId: id === null ? { _tag: "synthesized", id: "made-up" } : { _tag: "native", id },
+  sessionId: "root",
+  agentId,
+  turnId: "t",
+  cwd: "/w",
+  call,
+  raw: {}
+})
+const approval = (callId: string | null, call: ToolCall): ApprovalCall => ({
+  callId,
+  agentId: null,
+  sessionId: "root",
+  turnId: "t",
+  cwd: "/w",
+  call
+})
+
+/** Denies `rm`, rewrites `old` to `new`, allows the rest. */
+const policy = Layer.succeed(Policy, {
+  loaded: ["test"],
+  decide: ({ call }) => {
+    const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
+      ? { _tag: "deny" }
+      : call?.command === "old"
+        ? { _tag: "rewrite", input: { command: "new" } }
+        : { _tag: "allow" }
+    return Effect.succeed({ verdict, policy: "test", reason: verdict._tag, votes: [] })
+  }
+})
+
+const clients = Layer.succeed(HookClients, {
+  found: [],
+  best: { kind: "perl", argv: ["/usr/bin/perl", "/dist/hookRelay.pl"] }
+})
+
+const rows: Array<string> = []
+const auditOf = (broken: boolean) =>
+  Layer.succeed(AuditLog, {
+    append: (entry: AuditEntry) =>
+      broken
+        ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
+        : Effect.sync((): AuditRow => {
+            rows.push(`${entry.source} ${entry.verdict} ${entry.callId}`)
+            return { ...entry, seq: rows.length, at: 0 }
+          }),
+    tail: () => Effect.succeed([]),
+    live: Stream.empty
+  })
+
+const Relays = (broken = false) =>
+  layer.pipe(
+    Layer.provideMerge(
+      Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, auditOf(broken), treeLayer)
+    )
+  )
+
+const spec = (over: Partial<RelaySpec> = {}): RelaySpec => ({
+  provider: "codex",
+  runId: "run",
+  sessionId: null,
+  allowedEvents: ["pre_tool_use"],
+  ...over
+})
+
+/** What the audit log got while `effect` ran. */
+const recorded = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    rows.length = 0
+    return Effect.map(effect, (result) => ({ result, rows: [...rows] }))
+  })
+
+describe("RelayRegistry", () => {
+  it.effect(
+    "a relay is published with its scope, answers late hooks for the grace, and is then gone with its record",
+    () =>
+      Effect.gen(function* () {
+        const registry = yield* RelayRegistry
+        const bridges = yield* FakeBridgeStore
+        const scope = yield* Scope.make()
+        const relay = yield* Scope.provide(registry.register(spec({ relayId: "r" })), scope)
+        assert.include(
+          relay.commands.pre_tool_use,
+          "'/run/holdfast-test/bridges/r' 'pre_tool_use' 'closed' '29000'"
+        )
+        const token = Option.getOrThrow(yield* registry.find("r")).token
+        assert.notInclude(relay.commands.pre_tool_use, token)
+
+        yield* Scope.close(scope, Exit.void)
+        yield* TestClock.adjust("9999 millis")
+        const late = Option.getOrThrow(yield* registry.find("r"))
+        assert.strictEqual((yield* late.decide(event("late", bash("ls")), "hook")).verdict._tag, "allow")
+        yield* TestClock.adjust(0)
+        assert.deepStrictEqual(
+          (yield* registry.list).map(({ state, decided }) => ({ state, decided })),
+          [{ state: "lingering", decided: 1 }]
+        )
+        yield* TestClock.adjust("1 millis")
+        assert.isTrue(Option.isNone(yield* registry.find("r")))
+        assert.deepStrictEqual(yield* registry.list, [])
+        assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1"])
+      }).pipe(Effect.provide(Relays()))
+  )
+
+  it.effect("two runs of one session have two relays; one id is never open twice", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const a = yield* registry.register(spec({ sessionId: "S" }))
+      const b = yield* registry.register(spec({ sessionId: "S" }))
+      assert.notStrictEqual(a.relayId, b.relayId)
+      assert.deepStrictEqual(
+        yield* Effect.flip(registry.register(spec({ relayId: a.relayId }))),
+        new RelayInUse({ relayId: a.relayId })
+      )
+      const race = yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, i) => i),
+        () => Effect.result(registry.register(spec({ relayId: "raced" }))),
+        { concurrency: "unbounded" }
+      )
+      assert.strictEqual(race.filter(({ _tag }) => _tag === "Success").length, 1)
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a run that comes back takes over a lingering relay of its id, with a later generation", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const bridges = yield* FakeBridgeStore
+      yield* Effect.scoped(registry.register(spec({ relayId: "r", generation: 1 })))
+      const again = yield* registry.register(spec({ relayId: "r", generation: 2 }))
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(again.generation, 2)
+      assert.deepStrictEqual(
+        (yield* registry.list).map(({ generation, state }) => ({ generation, state })),
+        [{ generation: 2, state: "live" }]
+      )
+      assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1", "publish r 2"])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a directory that is refused fails the registration and leaves nothing registered", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const tree = yield* SupervisionTree
+      const refusal = new DirectoryRefused({ path: "/run", problem: "symlink" })
+      yield* (yield* FakeBridgeStore).refuses(refusal)
+      assert.deepStrictEqual(yield* Effect.flip(registry.register(spec())), refusal)
+      yield* TestClock.adjust(0)
+      assert.deepStrictEqual(yield* registry.list, [])
+      assert.deepStrictEqual(yield* tree.snapshot, [{ supervisor: "relays", children: [] }])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect(
+    "an approval is answered from the hook's decision on the same call, once; then it is decided anew",
+    () =>
+      Effect.gen(function* () {
+        const relay = yield* (yield* RelayRegistry).register(spec())
+        const { result, rows } = yield* recorded(
+          Effect.gen(function* () {
+            yield* relay.decide(event("exec-1", bash("touch x")), "hook")
+            const first = yield* relay.approve(approval("exec-1", bash("touch x")))
+            const second = yield* relay.approve(approval("exec-1", bash("touch x")))
+            return [first.fromHook, second.fromHook]
+          })
+        )
+        assert.deepStrictEqual(result, [true, false])
+        assert.deepStrictEqual(rows, ["hook allow exec-1", "approval allow exec-1"])
+      }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect(
+    "an approval of a call no hook decided, or of another command, is decided and recorded then",
+    () =>
+      Effect.gen(function* () {
+        const relay = yield* (yield* RelayRegistry).register(spec())
+        const { result, rows } = yield* recorded(
+          Effect.gen(function* () {
+            const unseen = yield* relay.approve(approval("call-9", bash("rm -rf /")))
+            yield* relay.decide(event("call-1", bash("touch x")), "hook")
+            const swapped = yield* relay.approve(approval("call-1", bash("rm -rf /")))
+            return [unseen, swapped].map(({ decision, fromHook }) => `${decision.verdict._tag} ${fromHook}`)
+          })
+        )
+        assert.deepStrictEqual(result, ["deny false", "deny false"])
+        assert.deepStrictEqual(rows, ["approval deny call-9", "hook allow call-1", "approval deny call-1"])
+      }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect(
+    "without an id the one decision with the same tool and input answers; two of them are ambiguous",
+    () =>
+      Effect.gen(function* () {
+        const relay = yield* (yield* RelayRegistry).register(spec())
+        const { result, rows } = yield* recorded(
+          Effect.gen(function* () {
+            yield* relay.decide(event("a", mcp({ x: 1, y: 2 })), "hook")
+            const one = yield* relay.approve(approval(null, mcp({ y: 2, x: 1 })))
+            yield* relay.decide(event("b", mcp({ x: 1 })), "hook")
+            yield* relay.decide(event("c", mcp({ x: 1 })), "hook")
+            const two = yield* relay.approve(approval(null, mcp({ x: 1 })))
+            return [one.fromHook, two.fromHook]
+          })
+        )
+        assert.deepStrictEqual(result, [true, false])
+        assert.match(rows.at(-1)!, /^approval allow approval-/)
+      }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a rewritten call is known by what it was rewritten to; a patch by its id", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec())
+      yield* relay.decide(event("a", bash("old")), "hook")
+      assert.isTrue((yield* relay.approve(approval("a", bash("new")))).fromHook)
+      yield* relay.decide(event("b", bash("old")), "hook")
+      assert.isFalse((yield* relay.approve(approval("b", bash("old")))).fromHook)
+      yield* relay.decide(event("c", bash("apply_patch <<EOF")), "hook")
+      assert.isTrue((yield* relay.approve(approval("c", patch))).fromHook)
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("what is kept for approvals is bounded in number and size", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec())
+      for (let i = 0; i <= 512; i++) yield* relay.decide(event(`call-${i}`, bash(`touch ${i}`)), "hook")
+      assert.isFalse((yield* relay.approve(approval("call-0", bash("touch 0")))).fromHook)
+      assert.isTrue((yield* relay.approve(approval("call-1", bash("touch 1")))).fromHook)
+      const long = "x".repeat(70_000)
+      yield* relay.decide(event("long", bash(long)), "hook")
+      assert.isFalse((yield* relay.approve(approval("long", bash(long)))).fromHook)
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a decision that cannot be recorded is none", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec())
+      const failures = [
+        yield* Effect.flip(relay.decide(event("a", bash("ls")), "hook")),
+        yield* Effect.flip(relay.approve(approval("a", bash("ls"))))
+      ]
+      assert.deepStrictEqual(
+        failures.map(({ _tag }) => _tag),
+        ["AuditUnavailable", "AuditUnavailable"]
+      )
+    }).pipe(Effect.provide(Relays(true)), Effect.scoped)
+  )
+
+  it.effect("its rows go to its own reader, incidents too", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const [a, b] = [yield* registry.register(spec()), yield* registry.register(spec())]
+      yield* a.decide(event("a1", bash("ls")), "hook")
+      yield* b.decide(event("b1", bash("ls")), "hook")
+      yield* a.incident("a2", "the hook exited with code 1")
+      const read = Effect.fnUntraced(function* (relay: typeof a) {
+        return (yield* Queue.clear(relay.rows)).map(
+          ({ source, callId, verdict }) => `${source} ${verdict} ${callId}`
+        )
+      })
+      assert.deepStrictEqual(yield* read(a), ["hook allow a1", "incident deny a2"])
+      assert.deepStrictEqual(yield* read(b), ["hook allow b1"])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+})
