@@ -317,6 +317,8 @@ describe("BridgeStore on files", () => {
       Effect.gen(function* () {
         const store = yield* gatewayA
         const none = [yield* store.lookup("relay-1")]
+        assert.isFalse(fs.existsSync((yield* Place).runtime))
+        put(store, "relay-2", "")
         // A crash between write and rename.
         fs.writeFileSync(besideName(store.pathOf("relay-1"), "epoch-x", 1, "new"), textOf(record()))
         none.push(yield* store.lookup("relay-1"))
@@ -360,8 +362,8 @@ describe("BridgeStore on files", () => {
       it.effect(`takes ${what} for no record, and neither does a prune`, () =>
         Effect.gen(function* () {
           const store = yield* gatewayA
-          yield* store.prune
-          const file = store.pathOf("relay-1")
+          const file = put(store, "relay-1", "")
+          fs.unlinkSync(file)
           place(file)
           const before = yield* listed
           assert.deepStrictEqual(

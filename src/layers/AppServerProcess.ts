@@ -5,6 +5,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import * as childProcess from "node:child_process"
+import * as os from "node:os"
+import * as path from "node:path"
 import {
   type AppServerConnection,
   AppServerProcess,
@@ -73,12 +75,17 @@ export const make = Effect.gen(function* () {
     })
   )
 
-  const spawn = (path: string) =>
+  // Codex makes no sandbox helpers in a home below the temp dir, so such a home gets a temp dir of its own inside it.
+  const ownTemp = `${codex.home}/tmp`
+  const isBelowTemp = !path.relative(environment["TMPDIR"] ?? os.tmpdir(), codex.home).startsWith("..")
+  const childEnv = { ...env, CODEX_HOME: codex.home, ...(isBelowTemp ? { TMPDIR: ownTemp } : {}) }
+
+  const spawn = (program: string) =>
     Effect.callback<childProcess.ChildProcessWithoutNullStreams, AppServerUnavailable>((resume) => {
       // Its own session: a Ctrl-C meant for the gateway must not kill the child before its borrowers are told.
-      const child = childProcess.spawn(path, launchArguments, {
+      const child = childProcess.spawn(program, launchArguments, {
         cwd: codex.home,
-        env: { ...env, CODEX_HOME: codex.home },
+        env: childEnv,
         stdio: ["pipe", "pipe", "pipe"],
         detached: true
       })
@@ -88,7 +95,7 @@ export const make = Effect.gen(function* () {
           Effect.fail(
             new AppServerUnavailable({
               stage: "spawn",
-              problem: `${path} cannot be started (${error.code ?? "unknown error"}).`
+              problem: `${program} cannot be started (${error.code ?? "unknown error"}).`
             })
           )
         )
@@ -96,18 +103,21 @@ export const make = Effect.gen(function* () {
     })
 
   const start = Effect.fn("AppServerProcess.start")(function* (generation: number) {
-    const path = yield* Effect.mapError(
+    const program = yield* Effect.mapError(
       binary.path,
       (error) => new AppServerUnavailable({ stage: "locate", problem: error.message })
     )
     yield* Effect.mapError(
-      ensurePrivateDirectory(codex.home),
+      Effect.andThen(
+        ensurePrivateDirectory(codex.home),
+        isBelowTemp ? ensurePrivateDirectory(ownTemp) : Effect.void
+      ),
       (error) => new AppServerUnavailable({ stage: "spawn", problem: error.message })
     )
     const exited = yield* Deferred.make<Extract<PoisonReason, { readonly _tag: "exited" }>>()
     let stderr = ""
     const child = yield* Effect.acquireRelease(
-      Effect.tap(spawn(path), (child) =>
+      Effect.tap(spawn(program), (child) =>
         Effect.sync(() => {
           child.once("exit", (code, signal) =>
             Deferred.doneUnsafe(exited, Effect.succeed({ _tag: "exited", code, signal }))
@@ -196,7 +206,7 @@ export const make = Effect.gen(function* () {
     if (isOlder(version, minimumVersion))
       return yield* new AppServerUnavailable({
         stage: "version",
-        problem: new CodexTooOld({ path, version }).message
+        problem: new CodexTooOld({ path: program, version }).message
       })
     yield* Effect.mapError(
       connection.notify("initialized"),

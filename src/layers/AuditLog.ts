@@ -25,6 +25,8 @@ import {
   maxTailRows
 } from "../services/AuditLog.ts"
 
+export * from "../services/AuditLog.ts"
+
 /** Rows of one INSERT: about a quarter of a millisecond of event loop, and no more than 1,200 of SQLite's 32,766 values. */
 const maxBatchRows = 64
 

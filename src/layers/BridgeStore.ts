@@ -37,7 +37,7 @@ import { type Identity, ProcessIdentity, type Verdict } from "../services/Proces
 import { Settings } from "../services/Settings.ts"
 import { createFile, editFile, glance, removeFile, replaceFile } from "./internal/atomicFile.ts"
 import { errorCode } from "./internal/errorCode.ts"
-import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { ensurePrivateDirectory, privateDirectoryExists } from "./internal/privateDirectory.ts"
 
 export * from "../services/BridgeStore.ts"
 
@@ -80,6 +80,9 @@ export const make = Effect.gen(function* () {
     ensurePrivateDirectory(paths.runtime),
     ensurePrivateDirectory(paths.bridges)
   )
+  const directoriesExist = Effect.flatMap(privateDirectoryExists(paths.runtime), (exists) =>
+    exists ? privateDirectoryExists(paths.bridges) : Effect.succeed(false)
+  )
 
   const hold = (path: string, scopes: 1 | -1): void => {
     const count = (held.get(path) ?? 0) + scopes
@@ -94,10 +97,12 @@ export const make = Effect.gen(function* () {
     })
 
   const remove = (path: string, record: BridgeRecord) =>
-    directories.pipe(
-      Effect.andThen(
-        onFile(path, () =>
-          removeFile(path, beside(path, "gone"), maxRecordBytes, (text) => claims(text, record))
+    directoriesExist.pipe(
+      Effect.flatMap((exist) =>
+        onFile(
+          path,
+          () =>
+            exist && removeFile(path, beside(path, "gone"), maxRecordBytes, (text) => claims(text, record))
         )
       ),
       Effect.catch((error) =>
@@ -192,7 +197,7 @@ export const make = Effect.gen(function* () {
   })
 
   const prune = Effect.gen(function* () {
-    yield* directories
+    if (!(yield* directoriesExist)) return { removed: 0, kept: 0 }
     const now = yield* Clock.currentTimeMillis
     prunedAt = now
     return yield* Effect.acquireUseRelease(
@@ -232,7 +237,7 @@ export const make = Effect.gen(function* () {
   })
 
   const lookup = Effect.fn("BridgeStore.lookup")(function* (relayId: string) {
-    yield* directories
+    if (!(yield* directoriesExist)) return Option.none()
     const path = pathOf(relayId)
     const seen = yield* onFile(path, () => glance(path, maxRecordBytes)).pipe(
       Effect.orElseSucceed(() => null)

@@ -10,7 +10,7 @@ import { Control, NoGateway } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { isAnswered } from "./internal/unixSocket.ts"
 
-export { NoGateway } from "../services/Control.ts"
+export * from "../services/Control.ts"
 
 export class ControlClient extends Context.Service<
   ControlClient,

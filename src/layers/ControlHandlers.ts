@@ -14,6 +14,8 @@ import { RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings, version } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 
+export * from "../services/Control.ts"
+
 const refused = (error: { readonly message: string }) => new ControlRefused({ detail: error.message })
 
 export const make = Effect.gen(function* () {

@@ -13,6 +13,8 @@ import { Settings } from "../services/Settings.ts"
 import { connect, migrate, UnknownMigration } from "./internal/nodeSqlite.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
+export * from "../services/Database.ts"
+
 export const make = Effect.gen(function* () {
   const { database: path } = (yield* Settings).paths
   const failed = (stage: DatabaseError["stage"]) => (cause: unknown) =>

@@ -87,8 +87,8 @@ export const make = Effect.gen(function* () {
     isBelow(codex.home, os.tmpdir())
       ? warned(
           "CODEX_HOME",
-          `${codex.home} is below the temporary directory, where Codex's sandbox breaks`,
-          "set HOLDFAST_HOME or codex.home to another place"
+          `${codex.home} is below the temporary directory; codex is given a temp dir of its own inside it`,
+          "set HOLDFAST_HOME or codex.home to a place that is kept"
         )
       : passed("CODEX_HOME", codex.home)
   )

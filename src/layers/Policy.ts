@@ -29,6 +29,8 @@ import { redact } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { effectiveUid } from "./internal/privateDirectory.ts"
 
+export * from "../services/Policy.ts"
+
 export const make = Effect.gen(function* () {
   const { policy: config, paths } = yield* Settings
   const rules: Array<CompiledRule> = []

@@ -1,38 +1,54 @@
 #!/bin/sh
 # Runs its arguments on a Node that is new enough: $HOLDFAST_NODE, else the user's own, else the one the repository brings.
-here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+# holdfast.sh reads this file in instead of starting it, which spares the start of a shell.
 
 # effect 4.1 needs Node >= 22.19.
 new_enough() {
   version=$("$1" --version 2>/dev/null) || return 1
+  case $version in v[0-9]*.[0-9]*.[0-9]*) ;; *) return 1 ;; esac
   version=${version#v}
   major=${version%%.*}
-  rest=${version#*.}
-  minor=${rest%%.*}
+  version=${version#*.}
+  minor=${version%%.*}
+  case $major$minor in *[!0-9]*) return 1 ;; esac
   [ "$major" -gt 22 ] || { [ "$major" -eq 22 ] && [ "$minor" -ge 19 ]; }
 }
 
-# npm puts node_modules/.bin first on PATH; the user's own Node is the first one behind those.
-own_node() {
-  [ -n "$npm_node_execpath" ] && { printf '%s\n' "$npm_node_execpath"; return; }
-  old_ifs=$IFS
+# The one that runs npm, or the first on PATH that will do. npm puts node_modules/.bin first on PATH: not the user's own.
+find_own() {
+  node=$npm_node_execpath
+  [ -n "$node" ] && new_enough "$node" && return
+  refused=$node
+  set -f
   IFS=:
   for dir in $PATH; do
-    case $dir in */node_modules/.bin) continue ;; esac
-    [ -x "$dir/node" ] && { printf '%s\n' "$dir/node"; break; }
+    case $dir in '' | *node_modules/.bin | *node_modules/.bin/) continue ;; esac
+    node=$dir/node
+    # /bin is often /usr/bin once more, and asking a Node for its version takes 6 ms.
+    [ -x "$node" ] && ! [ "$node" -ef "$refused" ] || continue
+    new_enough "$node" && return
+    refused=$node
   done
-  IFS=$old_ifs
+  return 1
+}
+
+# In a clone, what the lock file pins: not asked for its version. Installed, what the project around has in its own .bin.
+find_brought() {
+  self=$(readlink -f "$0")
+  root=${self%/*}
+  root=${root%/dist}
+  root=${root%/src/programs}
+  node=$root/node_modules/.bin/node
+  [ -x "$node" ] && return
+  node=${root%/*}/.bin/node
+  [ -x "$node" ] && new_enough "$node"
 }
 
 if [ -n "$HOLDFAST_NODE" ]; then
-  new_enough "$HOLDFAST_NODE" || { echo "holdfast: HOLDFAST_NODE=$HOLDFAST_NODE is not Node 22.19 or newer. Point it at one, or unset it." >&2; exit 1; }
-  exec "$HOLDFAST_NODE" "$@"
+  node=$HOLDFAST_NODE
+  new_enough "$node" || { echo "holdfast: HOLDFAST_NODE=$node is not Node 22.19 or newer. Point it at one, or unset it." >&2; exit 1; }
+elif ! find_own && ! find_brought; then
+  echo "holdfast: needs Node 22.19 or newer and found none. Install one (https://nodejs.org), or set HOLDFAST_NODE to its path." >&2
+  exit 1
 fi
-node=$(own_node)
-[ -n "$node" ] && new_enough "$node" && exec "$node" "$@"
-for dir in "$here/.." "$here/../.."; do
-  node=$dir/node_modules/.bin/node
-  [ -x "$node" ] && new_enough "$node" && exec "$node" "$@"
-done
-echo "holdfast: needs Node 22.19 or newer and found none. Install one (https://nodejs.org), or set HOLDFAST_NODE to its path." >&2
-exit 1
+exec "$node" "$@"

@@ -16,8 +16,15 @@ import { errorCode } from "./errorCode.ts"
 
 export const ensurePrivateDirectory = (path: string): Effect.Effect<void, DirectoryRefused> =>
   Effect.suspend(() => {
-    const found = verify(path)
-    return found === null ? Effect.void : Effect.fail(found)
+    const found = verify(path, created)
+    return found instanceof DirectoryRefused ? Effect.fail(found) : Effect.void
+  })
+
+/** The same without creating it: false when it is missing. */
+export const privateDirectoryExists = (path: string): Effect.Effect<boolean, DirectoryRefused> =>
+  Effect.suspend(() => {
+    const found = verify(path, () => null)
+    return found instanceof DirectoryRefused ? Effect.fail(found) : Effect.succeed(found)
   })
 
 /** No user id at all (not a POSIX system) matches no owner. */
@@ -29,20 +36,21 @@ const factsOf = (stats: Stats): DirectoryFacts => ({
   mode: stats.mode & 0o7777
 })
 
-const verify = (given: string): DirectoryRefused | null => {
+const verify = (given: string, missing: (path: string) => Stats | null): DirectoryRefused | boolean => {
   // With a slash at its end lstat would follow a link.
   const path = given.replace(/\/+$/, "") || "/"
   const refused = (problem: DirectoryProblem, code?: string): DirectoryRefused =>
     new DirectoryRefused({ path, problem, ...(code === undefined ? {} : { code }) })
   try {
-    const before = lstatSync(path, { throwIfNoEntry: false }) ?? created(path)
+    const before = lstatSync(path, { throwIfNoEntry: false }) ?? missing(path)
+    if (before === null) return false
     const problem = directoryProblem(factsOf(before), effectiveUid())
-    if (problem !== "wrong-mode") return problem === null ? null : refused(problem)
+    if (problem !== "wrong-mode") return problem === null ? true : refused(problem)
     // chmod by path follows a link put here since, which then loses permissions for others and gains none; the second look
     // decides.
     chmodSync(path, privateDirectoryMode)
     const after = directoryProblem(factsOf(lstatSync(path)), effectiveUid())
-    return after === null ? null : refused(after)
+    return after === null ? true : refused(after)
   } catch (error) {
     return refused("unusable", errorCode(error))
   }

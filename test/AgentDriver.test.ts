@@ -1,0 +1,315 @@
+/** The Codex driver against an app-server that is a script: what it asks, what it answers, what it leaves. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { TestClock } from "effect/testing"
+import { layer } from "../src/layers/AgentDriverCodex.ts"
+import {
+  AgentDriver,
+  type AgentEvent,
+  HookIncident,
+  HooksUnverified,
+  TurnTimeout
+} from "../src/services/AgentDriver.ts"
+import { AppServerLease } from "../src/services/AppServerLease.ts"
+import { type AppServerConnection, AppServerLost, type Incoming } from "../src/services/AppServerProcess.ts"
+import { AuditUnavailable, type AuditRow } from "../src/services/AuditLog.ts"
+import type { Decision } from "../src/services/Policy.ts"
+import { type Relay, RelayRegistry } from "../src/services/RelayRegistry.ts"
+import { type ThreadRecord, ThreadStore } from "../src/services/ThreadStore.ts"
+
+const lost = new AppServerLost({ generation: 1, reason: { _tag: "stdio-closed" }, stderrTail: "" })
+const decision = (tag: "allow" | "deny"): Decision => ({
+  verdict: { _tag: tag },
+  policy: "p",
+  reason: "r",
+  votes: []
+})
+
+interface World {
+  /** `method` of every request, in order; with its params where a test looks at them. */
+  readonly asked: Array<string>
+  readonly params: Map<string, unknown>
+  readonly say: (message: Incoming) => Effect.Effect<unknown>
+  readonly hangUp: Effect.Effect<unknown>
+  readonly turnStarted: Effect.Effect<void>
+  readonly driver: AgentDriver["Service"]
+  readonly log: Array<string>
+}
+
+const world = Effect.fnUntraced(function* (
+  options: { readonly trustStatus?: string; readonly approve?: "allow" | "deny" | "fail" } = {}
+) {
+  const asked: Array<string> = []
+  const params = new Map<string, unknown>()
+  const log: Array<string> = []
+  const incoming = yield* Queue.unbounded<Incoming, AppServerLost>()
+  const turnStarted = yield* Deferred.make<void>()
+  let hooks: Record<string, unknown> = {}
+
+  const results: Record<string, (params: never) => unknown> = {
+    "thread/start": ({ config }: { readonly config: { readonly hooks: typeof hooks } }) => {
+      hooks = config.hooks
+      return { thread: { id: "T" }, model: "m" }
+    },
+    "hooks/list": () => {
+      const groups = hooks["PreToolUse"] as ReadonlyArray<{
+        readonly hooks: ReadonlyArray<{ readonly command: string }>
+      }>
+      const state = hooks["state"] as Record<string, { readonly trusted_hash: string }>
+      return {
+        data: [
+          {
+            hooks: Object.entries(state).map(([key, { trusted_hash }]) => ({
+              key,
+              eventName: "preToolUse",
+              command: groups[0]!.hooks[0]!.command,
+              source: "sessionFlags",
+              enabled: true,
+              currentHash: trusted_hash,
+              trustStatus: options.trustStatus ?? "trusted"
+            }))
+          }
+        ]
+      }
+    },
+    "turn/start": () => ({ turn: { id: "U" } }),
+    "thread/backgroundTerminals/list": () => ({ data: [{ processId: "9" }], nextCursor: null })
+  }
+  const connection: AppServerConnection = {
+    generation: 1,
+    pid: 1,
+    version: "0.169.0",
+    lost: Effect.never,
+    thread: () => Effect.succeed(incoming),
+    request: (method, sent, schema) =>
+      Effect.suspend(() => {
+        asked.push(method)
+        params.set(method, sent)
+        if (method === "turn/start") Deferred.doneUnsafe(turnStarted, Effect.void)
+        return Effect.orDie(Schema.decodeUnknownEffect(schema)((results[method]?.(sent as never) ?? {}) as unknown))
+      })
+  }
+  const relay: Relay = {
+    relayId: "R",
+    generation: 1,
+    recordPath: "/bridges/R",
+    commands: { pre_tool_use: "the hook" },
+    decide: () => Effect.die("not asked here"),
+    approve: (call) =>
+      Effect.suspend(() => {
+        log.push(`approve ${call.callId}`)
+        return options.approve === "fail"
+          ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
+          : Effect.succeed({ decision: decision(options.approve ?? "allow"), fromHook: true })
+      }),
+    incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
+    rows: yield* Queue.unbounded<AuditRow>(),
+    attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))
+  }
+  const remembered: Array<ThreadRecord> = []
+  const parts = Layer.mergeAll(
+    Layer.mock(RelayRegistry, {
+      register: () =>
+        Effect.acquireRelease(Effect.succeed(relay), () => Effect.sync(() => log.push("relay closed")))
+    }),
+    Layer.mock(AppServerLease, {
+      borrow: Effect.acquireRelease(Effect.succeed(connection), () =>
+        Effect.sync(() => log.push("given back"))
+      )
+    }),
+    Layer.mock(ThreadStore, {
+      find: () => Effect.succeedNone,
+      remember: (record) => Effect.sync(() => remembered.push(record))
+    })
+  )
+  const driver = yield* Effect.provide(AgentDriver, layer.pipe(Layer.provide(parts)))
+  return {
+    asked,
+    params,
+    log,
+    driver,
+    say: (message) => Queue.offer(incoming, message),
+    hangUp: Queue.fail(incoming, lost),
+    turnStarted: Deferred.await(turnStarted)
+  } satisfies World
+})
+
+const request = { prompt: "p", cwd: "/w", overrides: [], thread: { _tag: "start" } } as const
+const notify = (method: string, params: unknown): Incoming => ({ _tag: "notification", method, params })
+const completed = notify("turn/completed", {
+  threadId: "T",
+  turn: { id: "U", status: "completed", error: null }
+})
+const cleanup = [
+  "thread/backgroundTerminals/list",
+  "thread/backgroundTerminals/terminate",
+  "thread/unsubscribe"
+]
+
+/** Runs a turn to where it waits for messages. */
+const running = Effect.fnUntraced(function* (options?: Parameters<typeof world>[0]) {
+  const place = yield* world(options)
+  const events: Array<AgentEvent> = []
+  const fiber = yield* place.driver.run(request).pipe(
+    Stream.runForEach((event) => Effect.sync(() => events.push(event))),
+    Effect.forkChild
+  )
+  yield* place.turnStarted
+  return { ...place, events, fiber }
+})
+
+/** A server request, and the answer it gets. */
+const asks = Effect.fnUntraced(function* (place: World, method: string, params: unknown) {
+  const answer = yield* Deferred.make<unknown>()
+  yield* place.say({
+    _tag: "request",
+    method,
+    params,
+    respond: (result) => Effect.asVoid(Deferred.succeed(answer, result)),
+    refuse: Effect.asVoid(Deferred.succeed(answer, "refused"))
+  })
+  return yield* Deferred.await(answer)
+})
+
+const commandApproval = {
+  threadId: "T",
+  turnId: "U",
+  itemId: "call_1",
+  command: "/bin/bash -lc ls",
+  cwd: "/w"
+}
+
+describe("AgentDriver for Codex", () => {
+  it.effect("a turn is governed, run, cleaned up after, and everything is given back in reverse order", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      assert.deepInclude(place.params.get("thread/start"), {
+        cwd: "/w",
+        approvalPolicy: "untrusted",
+        sandbox: "workspace-write",
+        ephemeral: false
+      })
+      yield* place.say(completed)
+      yield* Fiber.join(place.fiber)
+      assert.deepStrictEqual(place.asked, ["thread/start", "hooks/list", "turn/start", ...cleanup])
+      assert.deepStrictEqual(place.log, ["session T", "given back", "relay closed"])
+      assert.deepStrictEqual(
+        place.events.map(({ _tag }) => _tag),
+        ["governed", "ended"]
+      )
+    })
+  )
+
+  it.effect("no turn starts on hooks that are not verified", () =>
+    Effect.gen(function* () {
+      const place = yield* world({ trustStatus: "untrusted" })
+      const error = yield* Effect.flip(Stream.runDrain(place.driver.run(request)))
+      assert.deepStrictEqual(
+        error,
+        new HooksUnverified({
+          threadId: "T",
+          problems: ["/<session-flags>/config.toml:pre_tool_use:0:0 is untrusted, not trusted"]
+        })
+      )
+      assert.deepStrictEqual(place.asked, ["thread/start", "hooks/list", "thread/unsubscribe"])
+    })
+  )
+
+  it.effect("an approval is answered by the relay; what cannot be recorded or is unknown is refused", () =>
+    Effect.gen(function* () {
+      const method = "item/commandExecution/requestApproval"
+      const [yes, no, broken] = [
+        yield* running({ approve: "allow" }),
+        yield* running({ approve: "deny" }),
+        yield* running({ approve: "fail" })
+      ]
+      assert.deepStrictEqual(
+        [
+          yield* asks(yes, method, commandApproval),
+          yield* asks(no, method, commandApproval),
+          yield* asks(broken, method, commandApproval),
+          yield* asks(yes, "item/tool/requestUserInput", { threadId: "T" })
+        ],
+        [{ decision: "accept" }, { decision: "decline" }, "refused", "refused"]
+      )
+    })
+  )
+
+  it.effect("a hook that Codex let fail is an incident: recorded, and the turn interrupted", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* place.say(
+        notify("hook/completed", {
+          threadId: "T",
+          turnId: "U",
+          run: {
+            id: "pre-tool-use:0:/<session-flags>/config.toml:call_7",
+            eventName: "preToolUse",
+            source: "sessionFlags",
+            status: "failed",
+            durationMs: 3,
+            entries: [{ kind: "error", text: "hook exited with code 1" }]
+          }
+        })
+      )
+      assert.deepStrictEqual(
+        yield* Effect.flip(Fiber.join(place.fiber)),
+        new HookIncident({ callId: "call_7", detail: "hook exited with code 1" })
+      )
+      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+      assert.include(place.log, "incident call_7")
+    })
+  )
+
+  it.effect("a turn past its deadline is interrupted and cleaned up after", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* TestClock.adjust("1 hour")
+      assert.deepStrictEqual(
+        yield* Effect.flip(Fiber.join(place.fiber)),
+        new TurnTimeout({ timeoutMs: 3_600_000 })
+      )
+      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+    })
+  )
+
+  it.effect("a reader that leaves interrupts the turn", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* Fiber.interrupt(place.fiber)
+      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+      assert.deepStrictEqual(place.log.slice(1), ["given back", "relay closed"])
+    })
+  )
+
+  it.effect("a lost app-server fails the run as retryable, with the reason", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* place.hangUp
+      const error = yield* Effect.flip(Fiber.join(place.fiber))
+      assert.deepInclude(error, { _tag: "RunFailed", stage: "turn", retryable: true, detail: lost.message })
+    })
+  )
+
+  it.effect("only the end of its own turn ends it: not another's, not a sub-agent's", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* place.say(
+        notify("turn/completed", { threadId: "T", turn: { id: "other", status: "completed" } })
+      )
+      yield* place.say(
+        notify("turn/completed", { threadId: "child", turn: { id: "U", status: "completed" } })
+      )
+      yield* TestClock.adjust(0)
+      assert.isUndefined(place.fiber.pollUnsafe())
+      yield* place.say(completed)
+      yield* Fiber.join(place.fiber)
+    })
+  )
+})
