@@ -38,7 +38,7 @@ const mayImport: Record<string, RegExp> = {
   "src/layers":
     /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|smol-toml|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
   "src/programs":
-    /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|\.\.\/(services|layers)\/\w+\.ts|\.\/internal\/\w+\.ts)$/
+    /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|(\.\.\/){1,2}(services|layers)\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/
 }
 
 const bannedNames =
@@ -55,6 +55,13 @@ describe("architecture", () => {
       assert.deepStrictEqual(broken, [])
     })
   }
+
+  it("a program never imports a program", () => {
+    const broken = filesIn("src/programs")
+      .filter((file) => path.dirname(file) === "src/programs")
+      .flatMap((file) => importsOf(file).filter((to) => /^\.\/\w+\.ts$/.test(to)))
+    assert.deepStrictEqual(broken, [])
+  })
 
   it("a layer never imports a layer", () => {
     const broken = layers.flatMap((file) =>

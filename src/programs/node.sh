@@ -32,7 +32,7 @@ find_own() {
   return 1
 }
 
-# In a clone, what the lock file pins: not asked for its version. Installed, what the project around has in its own .bin.
+# In a clone, the one that the lock file pins, so nobody asks for its version. Installed, the one of the project around us.
 find_brought() {
   self=$(readlink -f "$0")
   root=${self%/*}
@@ -40,8 +40,9 @@ find_brought() {
   root=${root%/src/programs}
   node=$root/node_modules/.bin/node
   [ -x "$node" ] && return
-  node=${root%/*}/.bin/node
-  [ -x "$node" ] && new_enough "$node"
+  around=${root%/*}
+  node=$around/.bin/node
+  case $around in */node_modules) [ -x "$node" ] && new_enough "$node" ;; *) return 1 ;; esac
 }
 
 if [ -n "$HOLDFAST_NODE" ]; then

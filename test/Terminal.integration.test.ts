@@ -1,0 +1,95 @@
+/** The command line in a real terminal. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as pty from "node-pty"
+import { ControlClient } from "../src/layers/ControlClient.ts"
+import {
+  ask,
+  dist,
+  eventually,
+  holdfast,
+  makePlace,
+  marked,
+  type Place,
+  startGateway
+} from "./support/gateway.ts"
+
+const seconds = 30_000
+
+/** `holdfast ...` in a terminal of its own, and what it shows. */
+const terminal = Effect.fnUntraced(function* (place: Place, args: ReadonlyArray<string>) {
+  let shown = ""
+  let ended: number | null = null
+  const term = yield* Effect.acquireRelease(
+    Effect.sync(() => {
+      const term = pty.spawn("/bin/sh", [path.join(dist, "holdfast.sh"), ...args], {
+        cwd: place.workspace,
+        env: place.env
+      })
+      term.onData((text) => (shown += text))
+      term.onExit(({ exitCode }) => (ended = exitCode))
+      return term
+    }),
+    (term) =>
+      Effect.sync(() => {
+        // Only our own child while it has not ended: afterwards the number may be somebody else's.
+        if (ended === null) term.kill("SIGKILL")
+      })
+  )
+  return {
+    shows: (text: string) => eventually(`the terminal shows ${text}`, () => shown.includes(text)),
+    type: (text: string) => Effect.sync(() => term.write(text)),
+    exit: Effect.map(
+      eventually("the program ends", () => ended !== null),
+      () => ended
+    )
+  }
+})
+
+const status = Effect.gen(function* () {
+  return yield* (yield* ControlClient).Status()
+})
+
+describe("holdfast up in a terminal", () => {
+  it.live(
+    "Ctrl-C ends it with 0 and leaves nothing",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const up = yield* terminal(place, ["up"])
+        yield* up.shows("holdfast: ready")
+        const { mark } = yield* ask(place, status)
+        yield* up.type("\u0003")
+        assert.strictEqual(yield* up.exit, 0)
+        assert.deepStrictEqual(marked(mark), [])
+      }),
+    seconds
+  )
+
+  it.live(
+    "a second Ctrl-C does not wait for a child that will not leave, and the next start ends that one",
+    () =>
+      Effect.gen(function* () {
+        const program = path.resolve(import.meta.dirname, "fixtures/codex-never-leaves.sh")
+        const place = yield* makePlace({}, { HOLDFAST_CODEX: program })
+        const up = yield* terminal(place, ["up"])
+        yield* up.shows("holdfast: ready")
+        const { mark } = yield* ask(place, status)
+        yield* Effect.forkScoped(holdfast(place, ["codex", "hello"]))
+        yield* eventually("the child runs", () => marked(mark).length > 1)
+        yield* up.type("\u0003")
+        // Two at once would be one signal.
+        yield* eventually("the first one is handled", () =>
+          fs.readdirSync(place.runtimeDir).every((name) => !name.startsWith("control-"))
+        )
+        yield* up.type("\u0003")
+        assert.strictEqual(yield* up.exit, 130)
+        assert.isAbove(marked(mark).length, 0)
+        yield* startGateway(place)
+        assert.deepStrictEqual(marked(mark), [])
+      }),
+    seconds
+  )
+})
