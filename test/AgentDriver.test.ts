@@ -92,7 +92,9 @@ const world = Effect.fnUntraced(function* (
         asked.push(method)
         params.set(method, sent)
         if (method === "turn/start") Deferred.doneUnsafe(turnStarted, Effect.void)
-        return Effect.orDie(Schema.decodeUnknownEffect(schema)((results[method]?.(sent as never) ?? {}) as unknown))
+        return Effect.orDie(
+          Schema.decodeUnknownEffect(schema)((results[method]?.(sent as never) ?? {}) as unknown)
+        )
       })
   }
   const relay: Relay = {

@@ -59,9 +59,6 @@ const fill = (bridges: string, ownerOf: (index: number) => Identity): void => {
     )
   }
 }
-const median = (numbers: ReadonlyArray<number>): number =>
-  numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!
-
 describe("BridgeStore on files, prune", () => {
   it.effect("removes the dead and the expired, and nobody else", () =>
     Effect.gen(function* () {
@@ -221,39 +218,6 @@ describe("BridgeStore on files, prune", () => {
           assert.deepStrictEqual([report, handled, yield* listed], [{ removed: 10_000, kept: 0 }, 10_000, []])
           // In files, not in milliseconds, which would be those of whatever else the machine does; the bench has those.
           assert.isBelow(Math.max(...perTurn), 100)
-        }).pipe(Effect.provide(World)),
-      busyMs
-    )
-
-    it.live(
-      "a registration costs what it costs beside none",
-      () =>
-        Effect.gen(function* () {
-          const place = yield* Place
-          const crowded = yield* gatewayA
-          const alone = yield* gatewayA.pipe(
-            Effect.provideService(Place, {
-              runtime: `${place.runtime}-alone`,
-              bridges: `${place.runtime}-alone/bridges`
-            })
-          )
-          yield* (yield* FakeProcessIdentity).runs(identity(3000))
-          fill(place.bridges, () => identity(3000))
-          // The prunes that come with a first publish are over when another one has had its turn.
-          for (const store of [crowded, alone]) {
-            yield* store.publish(spec())
-            yield* store.prune
-          }
-          const took = { crowded: [] as Array<number>, alone: [] as Array<number> }
-          for (let index = 0; index < 200; index++) {
-            for (const [name, store] of [["crowded", crowded] as const, ["alone", alone] as const]) {
-              const before = performance.now()
-              yield* store.publish(spec({ relayId: `mine-${index}` }))
-              took[name].push(performance.now() - before)
-            }
-          }
-          // A walk past them would cost hundreds of times as much.
-          assert.isBelow(median(took.crowded) / median(took.alone), 10)
         }).pipe(Effect.provide(World)),
       busyMs
     )

@@ -1,11 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
+import { encodeEvents, type Envelope, errorBody, eventsOf } from "../src/services/ResponsesStream.ts"
 import {
   choose,
   type Chosen,
-  encodeEvents,
-  type Envelope,
-  errorBody,
-  eventsOf,
   maxSnapshotOutputs,
   maxSnapshotText,
   nothingScripted,

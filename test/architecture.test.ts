@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { version } from "../src/services/Settings.ts"
 
 const filesIn = (dir: string): ReadonlyArray<string> =>
   fs
@@ -24,6 +25,8 @@ const closureOf = (entry: string, seen = new Set<string>()): ReadonlySet<string>
   }
   return seen
 }
+
+const manifest = JSON.parse(read("package.json"))
 
 const name = (file: string): string => path.basename(file, ".ts")
 const concepts = filesIn("src/services")
@@ -108,13 +111,39 @@ describe("architecture", () => {
     )
   })
 
-  it("every concept has its entry in the package and its line in the README", () => {
-    const exported = Object.keys(JSON.parse(read("package.json")).exports)
+  it("the package has one entry per concept and per named layer, each at a file of the build, and no other", () => {
+    const at = (file: string) => `./dist/library/${file.slice("src/".length, -".ts".length)}`
+    const entries = Object.fromEntries(
+      [...concepts, ...layers].map((file) => [
+        `./${name(file)}`,
+        { types: `${at(file)}.d.ts`, default: `${at(file)}.js` }
+      ])
+    )
+    assert.deepStrictEqual(manifest.exports, { ...entries, "./package.json": "./package.json" })
+  })
+
+  it("a layer's entry gives its contract too", () => {
+    const contractOf = (file: string) =>
+      concepts
+        .map(name)
+        .filter((concept) => name(file).startsWith(concept))
+        .toSorted((a, b) => b.length - a.length)[0]
+    assert.deepStrictEqual(
+      layers.filter((file) => !read(file).includes(`\nexport * from "../services/${contractOf(file)}.ts"\n`)),
+      []
+    )
+  })
+
+  it("the version that programs print is the package's", () => {
+    assert.strictEqual(version, manifest.version)
+  })
+
+  it("every concept has its line in the README", () => {
     const readme = read("README.md")
-    const missing = concepts
-      .map(name)
-      .filter((concept) => !exported.includes(`./${concept}`) || !readme.includes(`\`${concept}\``))
-    assert.deepStrictEqual(missing, [])
+    assert.deepStrictEqual(
+      concepts.map(name).filter((concept) => !readme.includes(`\`${concept}\``)),
+      []
+    )
   })
 
   it("no source file passes 600 lines", () => {

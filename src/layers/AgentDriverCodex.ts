@@ -9,11 +9,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
-import { parse as parseToml } from "smol-toml"
 import {
   AgentDriver,
   type AgentEvent,
@@ -42,18 +40,15 @@ import {
   approvalOf,
   approvalPolicy,
   checkOverrides,
-  ConfigKeyRefused,
-  type ExpectedHook,
-  flatten,
   hookProblems,
   threadConfig
 } from "../services/CodexGovernance.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
-import { hooksTable } from "../services/HookProviderCodex.ts"
 import { type Relay, RelayRegistry } from "../services/RelayRegistry.ts"
 import { redact } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { ThreadStore } from "../services/ThreadStore.ts"
+import { governedHooks, parseOverrides } from "./internal/codexThread.ts"
 
 export * from "../services/AgentDriver.ts"
 
@@ -65,51 +60,6 @@ const eventBuffer = 1024
 const maxItems = 1024
 /** Each step of cleaning up after a turn gets this long; Codex answers them in about 10 ms. */
 const cleanupTimeoutMs = 5000
-
-const parseOverride = (text: string) => {
-  const at = text.indexOf("=")
-  const key = text.slice(0, Math.max(at, 0)).trim()
-  const value = text.slice(at + 1).trim()
-  if (at < 1 || !/^[\w.-]+$/.test(key))
-    return Result.fail(new ConfigKeyRefused({ key: key || text.slice(0, 40), why: "malformed" }))
-  if (value.includes("\n")) return Result.fail(new ConfigKeyRefused({ key, why: "malformed" }))
-  // Codex's own rule: a value that is no TOML is plain text.
-  const parsed = Result.try(() => parseToml(`value = ${value}`)["value"] as unknown)
-  return Result.succeed(
-    flatten(
-      key,
-      Result.getOrElse(parsed, () => value)
-    )
-  )
-}
-
-const parseOverrides = (
-  overrides: ReadonlyArray<string>
-): Result.Result<ReadonlyArray<readonly [string, unknown]>, ConfigKeyRefused> => {
-  const entries: Array<readonly [string, unknown]> = []
-  for (const text of overrides) {
-    const parsed = parseOverride(text)
-    if (Result.isFailure(parsed)) return Result.fail(parsed.failure)
-    entries.push(...parsed.success)
-  }
-  return Result.succeed(entries)
-}
-
-const sha256 = (text: string): string => `sha256:${crypto.createHash("sha256").update(text).digest("hex")}`
-
-const governedHooks = (commands: Relay["commands"], timeoutMs: number) => {
-  const { table, trust } = hooksTable(commands, timeoutMs)
-  const state = Object.fromEntries(
-    trust.map(({ key, subject }) => [key, { enabled: true, trusted_hash: sha256(subject) }])
-  )
-  const sent = Object.values(table).flatMap((groups) => groups.flatMap((group) => group.hooks))
-  const expected = trust.map(({ key, subject }, index): ExpectedHook => ({
-    key,
-    hash: sha256(subject),
-    command: sent[index]!.command
-  }))
-  return { hooks: { ...table, state }, expected }
-}
 
 const decodeItem = Schema.decodeUnknownOption(ItemEvent)
 const decodeHook = Schema.decodeUnknownOption(HookCompleted)

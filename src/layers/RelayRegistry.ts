@@ -19,6 +19,7 @@ import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
 import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
+import { timeoutSeconds } from "../services/HookProviderCodex.ts"
 import { hookCommand } from "../services/HookRelay.ts"
 import { type Decision, Policy } from "../services/Policy.ts"
 import {
@@ -152,7 +153,7 @@ export const make = Effect.gen(function* () {
           recordPath,
           event,
           direction: directionFor(settings.directions, event),
-          providerTimeoutMs: settings.hook.timeoutMs
+          providerTimeoutMs: timeoutSeconds(event, settings.hook.timeoutMs) * 1000
         })
       ])
     )

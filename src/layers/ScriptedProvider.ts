@@ -10,11 +10,9 @@ import * as Stream from "effect/Stream"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
 import * as Zlib from "node:zlib"
+import { encodeEvents, errorBody, eventsOf } from "../services/ResponsesStream.ts"
 import {
   choose,
-  encodeEvents,
-  errorBody,
-  eventsOf,
   maxScripts,
   maxSnapshots,
   type ProviderRequest,

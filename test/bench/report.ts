@@ -1,0 +1,85 @@
+/**
+ * What the bench says: one row per measured thing, beside the floor that was measured in the same run, and its budget.
+ *
+ * A budget is on the ratio to the floor, on the value itself, or on what the value is over the floor. A row without one
+ * is there to compare by, and is neither met nor missed.
+ */
+import { table } from "../../src/services/Report.ts"
+
+export interface Budget {
+  readonly on: "ratio" | "value" | "difference"
+  readonly atMost: number
+}
+
+export interface Row {
+  readonly id: string
+  readonly what: string
+  readonly unit: string
+  readonly value: number
+  readonly floor: number
+  readonly floorIs: string
+  readonly ratio: number
+  /** Samples of the value; the floor has as many. */
+  readonly n: number
+  readonly budget: Budget | null
+  readonly met: boolean | null
+}
+
+export interface LeftOut {
+  readonly id: string
+  readonly why: string
+}
+
+export interface Measured {
+  readonly rows: ReadonlyArray<Row>
+  readonly leftOut?: ReadonlyArray<LeftOut>
+}
+
+export const quantile = (numbers: ReadonlyArray<number>, q: number): number => {
+  const sorted = numbers.toSorted((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN
+}
+
+export const median = (numbers: ReadonlyArray<number>): number => quantile(numbers, 0.5)
+
+/** `whole: false` misses the budget whatever the numbers are: not everything that was asked was answered. */
+export const row = (
+  facts: Omit<Row, "ratio" | "met" | "budget"> & { readonly budget?: Budget; readonly whole?: boolean }
+): Row => {
+  const { budget = null, whole = true, ...rest } = facts
+  const ratio = rest.value / rest.floor
+  const measured =
+    budget?.on === "ratio" ? ratio : budget?.on === "difference" ? rest.value - rest.floor : rest.value
+  return { ...rest, ratio, budget, met: budget === null ? null : whole && measured <= budget.atMost }
+}
+
+const digits = (value: number): string =>
+  Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2)
+
+const budgetText = ({ budget, unit }: Row): string => {
+  switch (budget?.on) {
+    case undefined:
+      return "-"
+    case "ratio":
+      return `<= ${budget.atMost} x`
+    case "value":
+      return `<= ${budget.atMost} ${unit}`
+    case "difference":
+      return `<= floor + ${budget.atMost} ${unit}`
+  }
+}
+
+export const text = (rows: ReadonlyArray<Row>): string =>
+  table([
+    ["ID", "VALUE", "FLOOR", "RATIO", "BUDGET", "MET", "N", "WHAT (floor)"],
+    ...rows.map((row) => [
+      row.id,
+      `${digits(row.value)} ${row.unit}`,
+      `${digits(row.floor)} ${row.unit}`,
+      digits(row.ratio),
+      budgetText(row),
+      row.met === null ? "-" : row.met ? "yes" : "NO",
+      String(row.n),
+      `${row.what} (${row.floorIs})`
+    ])
+  ])
