@@ -10,7 +10,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import type { HookEventName } from "../../src/services/HookEvent.ts"
 
-export interface Seen {
+interface Seen {
   readonly head: string
   readonly body: string
 }

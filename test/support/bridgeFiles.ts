@@ -63,7 +63,7 @@ export const World = Layer.mergeAll(
   )
 )
 
-export const gateway = (epoch: string, owner: Identity) =>
+const gateway = (epoch: string, owner: Identity) =>
   Effect.gen(function* () {
     const place = yield* Place
     const identities = yield* ProcessIdentity
