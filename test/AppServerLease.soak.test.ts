@@ -12,17 +12,10 @@ import {
   AppServerLost,
   AppServerUnavailable
 } from "../src/services/AppServerProcess.ts"
+import { random } from "./support/random.ts"
 
 const schedules = process.env["HOLDFAST_SOAK"] ? 200_000 : 2_000
 const steps = 40
-
-/** mulberry32: small, seeded and good enough to shuffle. */
-const random = (seed: number) => () => {
-  seed = (seed + 0x6d2b79f5) | 0
-  let t = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-  return ((t ^ (t >>> 14)) >>> 0) / 4294967296
-}
 
 const failure = new AppServerUnavailable({ stage: "spawn", problem: "test" })
 const lost = (generation: number) =>

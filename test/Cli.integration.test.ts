@@ -214,6 +214,26 @@ cat > /dev/null
   )
 
   it.live(
+    "a gateway that is stopped is not waited for for ever: one line, exit 124",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const { pid } = yield* startGateway(place)
+        yield* Effect.acquireRelease(
+          Effect.sync(() => process.kill(pid, "SIGSTOP")),
+          () => Effect.sync(() => process.kill(pid, "SIGCONT"))
+        )
+        const ran = yield* holdfast(place, ["status"])
+        assert.deepStrictEqual({ code: ran.code, stdout: ran.stdout }, { code: 124, stdout: "" })
+        assert.match(
+          ran.stderr,
+          /^holdfast: The gateway accepts connections but did not answer within 10 s\./
+        )
+      }),
+    seconds
+  )
+
+  it.live(
     "codex prints what the agent does and each verdict, as text and as JSON lines",
     () =>
       Effect.gen(function* () {

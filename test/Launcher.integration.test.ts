@@ -222,14 +222,12 @@ describe("node.sh", () => {
       const refused = Effect.fnUntraced(function* (chosen: string) {
         return yield* run("/bin/sh", [script, "x"], { env: { PATH, HOLDFAST_NODE: chosen } })
       })
-      const line = (chosen: string) =>
-        `holdfast: HOLDFAST_NODE=${chosen} is not Node 22.19 or newer. Point it at one, or unset it.\n`
       for (const chosen of [`${place.root}/old/node`, `${place.root}/gone/node`, place.root])
         assert.deepStrictEqual(yield* refused(chosen), {
           code: 1,
           signal: null,
           stdout: "",
-          stderr: line(chosen)
+          stderr: `holdfast: HOLDFAST_NODE=${chosen} is not Node 22.19 or newer. Point it at one, or unset it.\n`
         })
     })
   )

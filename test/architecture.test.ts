@@ -32,6 +32,16 @@ const name = (file: string): string => path.basename(file, ".ts")
 const concepts = filesIn("src/services")
 const layers = filesIn("src/layers").filter((file) => !file.startsWith("src/layers/internal/"))
 
+/** The longest concept that the layer's name starts with. */
+const contractOf = (file: string): string | undefined =>
+  concepts
+    .map(name)
+    .filter((concept) => name(file).startsWith(concept))
+    .toSorted((a, b) => b.length - a.length)[0]
+
+/** Where the build puts what becomes of a source file. */
+const builtAt = (file: string): string => `./dist/library/${file.slice("src/".length, -".ts".length)}`
+
 /**
  * `effect/rpc/Rpc` and `RpcGroup` are words (schemas of questions and answers), so a service may name them; the
  * transports below `effect/rpc` stay in layers.
@@ -112,22 +122,16 @@ describe("architecture", () => {
   })
 
   it("the package has one entry per concept and per named layer, each at a file of the build, and no other", () => {
-    const at = (file: string) => `./dist/library/${file.slice("src/".length, -".ts".length)}`
     const entries = Object.fromEntries(
       [...concepts, ...layers].map((file) => [
         `./${name(file)}`,
-        { types: `${at(file)}.d.ts`, default: `${at(file)}.js` }
+        { types: `${builtAt(file)}.d.ts`, default: `${builtAt(file)}.js` }
       ])
     )
     assert.deepStrictEqual(manifest.exports, { ...entries, "./package.json": "./package.json" })
   })
 
   it("a layer's entry gives its contract too", () => {
-    const contractOf = (file: string) =>
-      concepts
-        .map(name)
-        .filter((concept) => name(file).startsWith(concept))
-        .toSorted((a, b) => b.length - a.length)[0]
     assert.deepStrictEqual(
       layers.filter((file) => !read(file).includes(`\nexport * from "../services/${contractOf(file)}.ts"\n`)),
       []

@@ -15,7 +15,7 @@ import { hookEventNames } from "../services/HookWire.ts"
 import * as Report from "../services/Report.ts"
 import { version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
-import { gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
+import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
 import { presenter, print, teardown } from "./internal/terminal.ts"
 import { handOver } from "./internal/handOver.ts"
 
@@ -68,8 +68,8 @@ const status = Command.make(
     oneGateway(
       Effect.gen(function* () {
         const client = yield* ControlClient
-        if (tree) return yield* show(yield* client.Tree(), (nodes) => renderTree("gateway", nodes))
-        yield* show(yield* client.Status(), Report.status)
+        if (tree) return yield* show(yield* answered(client.Tree()), (nodes) => renderTree("gateway", nodes))
+        yield* show(yield* answered(client.Status()), Report.status)
       })
     )
 ).pipe(Command.withDescription("What the gateway is and owns"))
@@ -101,8 +101,8 @@ const relays = Command.make("relays", {}, () =>
   oneGateway(
     Effect.gen(function* () {
       const client = yield* ControlClient
-      const now = (yield* client.Status()).startedAt + (yield* client.Status()).upMs
-      yield* show(yield* client.Relays(), (all) => Report.relays(all, now))
+      const { startedAt, upMs } = yield* answered(client.Status())
+      yield* show(yield* answered(client.Relays()), (all) => Report.relays(all, startedAt + upMs))
     })
   )
 ).pipe(
@@ -113,7 +113,7 @@ const relays = Command.make("relays", {}, () =>
 const leases = Command.make("leases", {}, () =>
   oneGateway(
     Effect.gen(function* () {
-      yield* show(yield* (yield* ControlClient).Leases(), Report.leases)
+      yield* show(yield* answered((yield* ControlClient).Leases()), Report.leases)
     })
   )
 ).pipe(Command.withDescription("The shared app-server: its borrowers, its last end"))

@@ -11,7 +11,6 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
-import * as os from "node:os"
 import * as path from "node:path"
 import * as BridgeStore from "../../src/layers/BridgeStore.ts"
 import * as Policy from "../../src/layers/Policy.ts"
@@ -28,10 +27,11 @@ import { serve } from "./serve.ts"
 
 const textOf = Schema.encodeSync(BridgeRecordText)
 
-const temporary = Effect.acquireRelease(
-  Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "hf-bench-"))),
-  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
-)
+const temporaryIn = (base: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => fs.mkdtempSync(path.join(base, "hf-bench-"))),
+    (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
+  )
 
 /** Records of another gateway, an hour from expiry. */
 const fill = (directory: string, files: number, ownerOf: (index: number) => Identity): void => {
@@ -55,26 +55,40 @@ const fill = (directory: string, files: number, ownerOf: (index: number) => Iden
   globalThis.gc?.()
 }
 
-/** The longest time between two turns of the event loop, until asked. */
-const watchLoop = (): (() => number) => {
-  let last = performance.now()
-  let longest = 0
+interface Stall {
+  /** The longest time between two turns of the event loop. */
+  readonly all: number
+  /** The same less what this thread waited for a CPU that others had. */
+  readonly own: number
+}
+
+const schedstat = fs.openSync("/proc/self/schedstat", "r")
+const line = Buffer.alloc(128)
+
+/** Milliseconds this thread was ready to run and did not: the second number, in nanoseconds. */
+const waited = (): number =>
+  Number(line.toString("latin1", 0, fs.readSync(schedstat, line, 0, line.length, 0)).split(" ")[1]) / 1e6
+
+const watchLoop = (): (() => Stall) => {
+  let [last, lastWaited, all, own] = [performance.now(), waited(), 0, 0]
   let watching = true
   const look = (): void => {
-    const now = performance.now()
-    longest = Math.max(longest, now - last)
+    const [now, nowWaited] = [performance.now(), waited()]
+    all = Math.max(all, now - last)
+    own = Math.max(own, now - last - (nowWaited - lastWaited))
     last = now
+    lastWaited = nowWaited
     if (watching) setImmediate(look)
   }
   setImmediate(look)
   return () => {
     watching = false
     look()
-    return longest
+    return { all, own }
   }
 }
 
-const idle = (ms: number): Promise<number> => {
+const idle = (ms: number): Promise<Stall> => {
   const longest = watchLoop()
   return new Promise((resolve) => setTimeout(() => resolve(longest()), ms))
 }
@@ -130,22 +144,33 @@ const run = <A, E>(effect: Effect.Effect<A, E, Scope.Scope | ProcessIdentity.Pro
   Effect.runPromise(Effect.scoped(Effect.provide(effect, ProcessIdentity.layer)))
 
 const handlers = {
-  /** `files` records, each of another dead owner, which is the most a prune can have to ask. */
-  prune: ({ files, rounds }: { readonly files: number; readonly rounds: number }) =>
+  /** `files` records in a directory below `base`, each of another dead owner, which is the most a prune can have to ask. */
+  prune: ({
+    base,
+    files,
+    rounds,
+    warmup
+  }: {
+    readonly base: string
+    readonly files: number
+    readonly rounds: number
+    readonly warmup: number
+  }) =>
     run(
       Effect.gen(function* () {
-        const root = yield* temporary
+        const root = yield* temporaryIn(base)
         const { self } = yield* ProcessIdentity.ProcessIdentity
         const store = Context.get(yield* Layer.build(storeIn(root)), BridgeStore.BridgeStore)
         const directory = path.join(root, "bridges")
         const measured = {
           durations: [] as Array<number>,
-          stalls: [] as Array<number>,
+          stalls: [] as Array<Stall>,
           bare: [] as Array<number>,
-          idle: [] as Array<number>
+          idle: [] as Array<Stall>
         }
+        // No process has it: its start token is another's, or the pid is free.
         const dead = (index: number): Identity => ({ ...self, pid: 100_000 + index, startToken: "1" })
-        for (let round = -1; round < rounds; round++) {
+        for (let round = -warmup; round < rounds; round++) {
           fill(directory, files, dead)
           const longest = watchLoop()
           const from = performance.now()
@@ -167,10 +192,18 @@ const handlers = {
     ),
 
   /** Registrations beside `files` records of a gateway that lives, and beside none; each until it may be used. */
-  register: ({ files, rounds }: { readonly files: number; readonly rounds: number }) =>
+  register: ({
+    base,
+    files,
+    rounds
+  }: {
+    readonly base: string
+    readonly files: number
+    readonly rounds: number
+  }) =>
     run(
       Effect.gen(function* () {
-        const [crowdedRoot, aloneRoot] = [yield* temporary, yield* temporary]
+        const [crowdedRoot, aloneRoot] = [yield* temporaryIn(base), yield* temporaryIn(base)]
         const { self } = yield* ProcessIdentity.ProcessIdentity
         fill(path.join(crowdedRoot, "bridges"), files, () => self)
         const registries = {

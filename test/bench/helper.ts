@@ -114,9 +114,7 @@ export const openRelay = Effect.fnUntraced(function* (place: Place) {
 export const cpuMs = (pid: number): number =>
   fs
     .readdirSync(`/proc/${pid}/task`)
-    .map((thread) =>
-      Number(fs.readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0])
-    )
+    .map((thread) => Number(fs.readFileSync(`/proc/${pid}/task/${thread}/schedstat`, "utf8").split(" ")[0]))
     .reduce((sum, ns) => sum + ns, 0) / 1e6
 
 export const rssMb = (pid: number): number =>

@@ -142,7 +142,10 @@ export const oneHook = (quick: boolean) =>
 const missing = (id: string, found: ReadonlyArray<HookClient>): ReadonlyArray<LeftOut> =>
   preference
     .filter((kind) => !found.some((client) => client.kind === kind))
-    .map((kind) => ({ id: `${id}-${kind}`, why: `this machine has no ${kind} that can talk to a Unix socket` }))
+    .map((kind) => ({
+      id: `${id}-${kind}`,
+      why: `this machine has no ${kind} that can talk to a Unix socket`
+    }))
 
 export const memory = (quick: boolean) =>
   Effect.gen(function* () {

@@ -41,7 +41,11 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["decision-p50", "decision-p99"], measure: decisions.latency },
   { ids: ["decision-cpu"], measure: decisions.serverCpu },
   {
-    ids: ["prune-10", "prune-1k", "prune-10k"].flatMap((id) => [id, `${id}-stall`]),
+    ids: ["prune-10", "prune-1k", "prune-10k", "prune-10k-disk"].flatMap((id) => [
+      id,
+      `${id}-stall`,
+      `${id}-stall-own`
+    ]),
     measure: records.prune
   },
   { ids: ["register-10k"], measure: records.register },

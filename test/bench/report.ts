@@ -18,7 +18,8 @@ export interface Row {
   readonly value: number
   readonly floor: number
   readonly floorIs: string
-  readonly ratio: number
+  /** Null where the floor is nothing at all. */
+  readonly ratio: number | null
   /** Samples of the value; the floor has as many. */
   readonly n: number
   readonly budget: Budget | null
@@ -47,10 +48,18 @@ export const row = (
   facts: Omit<Row, "ratio" | "met" | "budget"> & { readonly budget?: Budget; readonly whole?: boolean }
 ): Row => {
   const { budget = null, whole = true, ...rest } = facts
-  const ratio = rest.value / rest.floor
-  const measured =
-    budget?.on === "ratio" ? ratio : budget?.on === "difference" ? rest.value - rest.floor : rest.value
-  return { ...rest, ratio, budget, met: budget === null ? null : whole && measured <= budget.atMost }
+  const ratio = rest.floor === 0 ? null : rest.value / rest.floor
+  const measured = {
+    ratio: ratio ?? Number.POSITIVE_INFINITY,
+    difference: rest.value - rest.floor,
+    value: rest.value
+  }
+  return {
+    ...rest,
+    ratio,
+    budget,
+    met: budget === null ? null : whole && measured[budget.on] <= budget.atMost
+  }
 }
 
 const digits = (value: number): string =>
@@ -76,7 +85,7 @@ export const text = (rows: ReadonlyArray<Row>): string =>
       row.id,
       `${digits(row.value)} ${row.unit}`,
       `${digits(row.floor)} ${row.unit}`,
-      digits(row.ratio),
+      row.ratio === null ? "-" : digits(row.ratio),
       budgetText(row),
       row.met === null ? "-" : row.met ? "yes" : "NO",
       String(row.n),

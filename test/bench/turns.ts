@@ -27,7 +27,10 @@ const launchArguments = [
   "app-server",
   "--listen",
   "stdio://",
-  ...["features.plugins=false", "features.apps=false", "analytics.enabled=false"].flatMap((key) => ["-c", key]),
+  ...["features.plugins=false", "features.apps=false", "analytics.enabled=false"].flatMap((key) => [
+    "-c",
+    key
+  ]),
   ...["-c", "check_for_update_on_startup=false"]
 ]
 
@@ -73,7 +76,9 @@ const ungoverned = Effect.fnUntraced(function* (place: Place, url: string) {
       () => server.stdin.write(`${JSON.stringify({ id, method, params })}\n`)
     ).pipe(
       Effect.flatMap(({ error, result }) =>
-        error ? Effect.fail(new BenchFailed({ problem: `${method}: ${error.message}` })) : Effect.succeed(result)
+        error
+          ? Effect.fail(new BenchFailed({ problem: `${method}: ${error.message}` }))
+          : Effect.succeed(result)
       )
     )
   }
@@ -129,7 +134,9 @@ export const perCall = (quick: boolean) =>
     const ways = { governed: governed(place, url), direct }
     const ms = { governed: [] as Array<number>, direct: [] as Array<number> }
     for (let round = -1; round < rounds; round++) {
-      for (const way of round % 2 === 0 ? (["governed", "direct"] as const) : (["direct", "governed"] as const)) {
+      for (const way of round % 2 === 0
+        ? (["governed", "direct"] as const)
+        : (["direct", "governed"] as const)) {
         const threadId = yield* ways[way]
         const times = yield* provider("arrivals", threadId)
         yield* ensure(

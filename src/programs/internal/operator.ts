@@ -29,6 +29,24 @@ export class GatewayLost extends Schema.TaggedError<GatewayLost>()("GatewayLost"
   }
 }
 
+/** A look into memory takes milliseconds; a gateway that takes this long is stopped or stuck. */
+const answerTimeoutMs = 10_000
+
+export class GatewayUnresponsive extends Schema.TaggedError<GatewayUnresponsive>()("GatewayUnresponsive", {
+  timeoutMs: Schema.Int
+}) {
+  override get message(): string {
+    return `The gateway accepts connections but did not answer within ${this.timeoutMs / 1000} s. Is its process stopped? Look at its log.`
+  }
+}
+
+/** One answer of the gateway, with a deadline. */
+export const answered = <A, E, R>(question: Effect.Effect<A, E, R>) =>
+  Effect.timeoutOrElse(question, {
+    duration: answerTimeoutMs,
+    orElse: () => Effect.fail(new GatewayUnresponsive({ timeoutMs: answerTimeoutMs }))
+  })
+
 class StopTimeout extends Schema.TaggedError<StopTimeout>()("StopTimeout", {
   pid: Schema.Int,
   timeoutMs: Schema.Int
@@ -72,7 +90,7 @@ export const askDown = (client: ControlClient.ControlClient["Service"]) =>
 export const stopGateway = Effect.gen(function* () {
   const client = yield* ControlClient.ControlClient
   const identities = yield* ProcessIdentity.ProcessIdentity
-  const { owner } = yield* askDown(client)
+  const { owner } = yield* answered(askDown(client))
   const startedAt = yield* Clock.currentTimeMillis
   const isGone = (identity: Identity) =>
     Effect.map(identities.verdict(identity), (verdict) => verdict === "dead")

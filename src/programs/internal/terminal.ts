@@ -49,7 +49,8 @@ const codeOf = (error: unknown): number => {
     return error._tag === "ShowHelp" && error.errors.length === 0 ? exitCodes.done : exitCodes.usage
   if (Predicate.isTagged(error, "ExitWith")) return (error as unknown as ExitWith).code
   if (Predicate.isTagged(error, "NoGateway")) return exitCodes.noGateway
-  if (Predicate.isTagged(error, "StopTimeout")) return exitCodes.timedOut
+  if (Predicate.isTagged(error, "StopTimeout") || Predicate.isTagged(error, "GatewayUnresponsive"))
+    return exitCodes.timedOut
   return Predicate.isTagged(error, "ConfigKeyRefused") ? exitCodes.usage : exitCodes.failed
 }
 

@@ -1,0 +1,69 @@
+/** The demo, as a newcomer runs it. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { dist, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+
+const seconds = 60_000
+
+const demo = Effect.fnUntraced(function* (env: Readonly<Record<string, string>>) {
+  const made = yield* makePlace()
+  const cache = path.join(made.home, "cache")
+  const place: Place = { ...made, env: { ...made.env, XDG_CACHE_HOME: cache, ...env } }
+  const ran = yield* holdfast(place, ["demo"])
+  return { ...ran, left: fs.existsSync(cache) ? fs.readdirSync(cache) : [] }
+})
+
+describe("holdfast demo", () => {
+  it.live(
+    "tells the whole story, proves each step and leaves nothing",
+    () =>
+      Effect.gen(function* () {
+        const { code, left, stdout } = yield* demo({})
+        assert.strictEqual(code, 0, stdout)
+        for (const line of [
+          /DENY {4}Bash {2}rm -rf customers/,
+          /allow {3}Bash {2}echo tidied > note\.txt/,
+          /proof: customers\/ledger\.txt is still there/,
+          /proof: note\.txt was written/,
+          /proof: 3 decisions are in the audit log, 1 of them a refusal/,
+          /cost: each hook took \d+ ms, \d+ ms, \d+ ms as Codex measured it/,
+          /it swept 1: sleep/,
+          /proof: 0 processes\n/,
+          /proof: 0 bridge records and sockets\n/,
+          /\nEvery step held\.\n$/
+        ])
+          assert.match(stdout, line)
+        assert.deepStrictEqual(left, [])
+      }),
+    seconds
+  )
+
+  it.live(
+    "says so and exits 1 when a step does not hold: with a policy that allows everything the file is gone",
+    () =>
+      Effect.gen(function* () {
+        const { code, left, stdout } = yield* demo({ HOLDFAST_POLICY: '{"default":"allow","policies":[]}' })
+        assert.strictEqual(code, 1, stdout)
+        assert.match(stdout, /FAILED: customers\/ledger\.txt is gone/)
+        assert.match(stdout, /Not every step held/)
+        assert.deepStrictEqual(left, [])
+      }),
+    seconds
+  )
+
+  it.live(
+    "does not touch a gateway that runs beside it",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const { code } = yield* demo({})
+        assert.strictEqual(code, 0)
+        assert.strictEqual((yield* holdfast(place, ["status"])).code, 0)
+        assert.isTrue(fs.existsSync(dist))
+      }),
+    seconds
+  )
+})
