@@ -197,41 +197,37 @@ export const approvalOf = (
   items: ItemsInProgress,
   rootThreadId: string
 ): ApprovalRequest | null => {
-  const agentOf = (threadId: string): string | null => (threadId === rootThreadId ? null : threadId)
+  const about = (
+    kind: ApprovalKind,
+    threadId: string,
+    call: Omit<ApprovalCall, "agentId" | "sessionId">
+  ): ApprovalRequest => ({
+    kind,
+    threadId,
+    call: { ...call, agentId: threadId === rootThreadId ? null : threadId, sessionId: rootThreadId }
+  })
   if (method === "item/commandExecution/requestApproval")
     return Option.getOrNull(
       Option.map(decodeCommand(params), ({ threadId, turnId, itemId, command, cwd }) => {
         const line = unwrapShell(command ?? "")
-        return {
-          kind: "command",
-          threadId,
-          call: {
-            callId: itemId,
-            agentId: agentOf(threadId),
-            sessionId: rootThreadId,
-            turnId,
-            cwd: cwd ?? null,
-            call: { tool: "Bash", kind: "shell", command: line, paths: [], input: { command: line } }
-          }
-        }
+        return about("command", threadId, {
+          callId: itemId,
+          turnId,
+          cwd: cwd ?? null,
+          call: { tool: "Bash", kind: "shell", command: line, paths: [], input: { command: line } }
+        })
       })
     )
   if (method === "item/fileChange/requestApproval")
     return Option.getOrNull(
       Option.map(decodeFileChange(params), ({ threadId, turnId, itemId }) => {
         const paths = items.get(itemId)?.item.changes?.map((change) => change.path) ?? []
-        return {
-          kind: "file-change",
-          threadId,
-          call: {
-            callId: itemId,
-            agentId: agentOf(threadId),
-            sessionId: rootThreadId,
-            turnId,
-            cwd: null,
-            call: { tool: "apply_patch", kind: "patch", command: null, paths, input: { paths } }
-          }
-        }
+        return about("file-change", threadId, {
+          callId: itemId,
+          turnId,
+          cwd: null,
+          call: { tool: "apply_patch", kind: "patch", command: null, paths, input: { paths } }
+        })
       })
     )
   if (method === "mcpServer/elicitation/request")
@@ -246,24 +242,13 @@ export const approvalOf = (
             entry.item.tool === _meta.tool_name &&
             sameJson(entry.item.arguments ?? {}, input)
         )
-        return {
-          kind: "mcp",
-          threadId,
-          call: {
-            callId: matches.length === 1 ? matches[0]!.item.id : null,
-            agentId: agentOf(threadId),
-            sessionId: rootThreadId,
-            turnId,
-            cwd: null,
-            call: {
-              tool: `mcp__${serverName}__${_meta.tool_name}`,
-              kind: "mcp",
-              command: null,
-              paths: [],
-              input
-            }
-          }
-        }
+        const tool = `mcp__${serverName}__${_meta.tool_name}`
+        return about("mcp", threadId, {
+          callId: matches.length === 1 ? matches[0]!.item.id : null,
+          turnId,
+          cwd: null,
+          call: { tool, kind: "mcp", command: null, paths: [], input }
+        })
       })
     )
   return null
