@@ -19,9 +19,13 @@ const world = Effect.gen(function* () {
   const relay = yield* openRelay(place)
   const record = readRecord(fs.readFileSync(relay.recordPath, "utf8"))
   if (typeof record === "string") return yield* new BenchFailed({ problem: `the record is ${record}` })
-  const echo = yield* startHelper<Echo>(new URL("./echo.ts", import.meta.url))
-  const rawPath = path.join(place.runtimeDir, "raw.sock")
-  const rawPid = yield* echo("listen", rawPath)
+  const rawServer = Effect.fnUntraced(function* (name: string, database: string | null) {
+    const echo = yield* startHelper<Echo>(new URL("./echo.ts", import.meta.url))
+    const socketPath = path.join(place.runtimeDir, `${name}.sock`)
+    return { socketPath, pid: yield* echo("listen", { socketPath, database }) }
+  })
+  const raw = yield* rawServer("raw", null)
+  const durable = yield* rawServer("durable", path.join(place.home, "questions.db"))
   const caller = yield* startHelper<Caller>(new URL("./caller.ts", import.meta.url))
   const to =
     (socketPath: string) =>
@@ -43,7 +47,8 @@ const world = Effect.gen(function* () {
   return {
     caller,
     gateway: { pid: gateway.pid, target: to(record.socketPath) },
-    raw: { pid: rawPid, target: to(rawPath) }
+    raw: { pid: raw.pid, target: to(raw.socketPath) },
+    durable: { pid: durable.pid, target: to(durable.socketPath) }
   }
 })
 
@@ -77,12 +82,13 @@ export const serverCpu = (quick: boolean) =>
     const questions = 4000
     // The gateway's code is optimised after some ten thousand decisions; half as much again until then.
     const warmup = 4
-    const { caller, gateway, raw } = yield* world
-    const us = { gateway: [] as Array<number>, raw: [] as Array<number> }
+    const { caller, ...servers } = yield* world
+    const names = ["gateway", "raw", "durable"] as const
+    const us = { gateway: [] as Array<number>, raw: [] as Array<number>, durable: [] as Array<number> }
     let rate = 0
     for (let round = -warmup; round < rounds; round++) {
-      for (const name of round % 2 === 0 ? (["gateway", "raw"] as const) : (["raw", "gateway"] as const)) {
-        const { pid, target } = { gateway, raw }[name]
+      for (const name of round % 2 === 0 ? names : names.toReversed()) {
+        const { pid, target } = servers[name]
         const before = cpuMs(pid)
         const took = yield* caller("load", { target: target("keep-alive"), clients, questions })
         if (round < 0) continue
@@ -90,17 +96,26 @@ export const serverCpu = (quick: boolean) =>
         if (name === "gateway") rate += questions / took / rounds
       }
     }
+    const against = (floor: "raw" | "durable") => ({
+      unit: "us",
+      value: median(us.gateway),
+      floor: median(us[floor]),
+      n: rounds
+    })
     return {
       rows: [
         row({
           id: "decision-cpu",
           what: `the gateway's CPU for one decision, keep-alive, ${clients} clients, ${Math.round(rate * 1000)} decisions/s`,
-          unit: "us",
-          value: median(us.gateway),
-          floor: median(us.raw),
+          ...against("raw"),
           floorIs: "raw node:http",
-          n: rounds,
           budget: { on: "ratio", atMost: 2 }
+        }),
+        row({
+          id: "decision-cpu-row",
+          what: "the same",
+          ...against("durable"),
+          floorIs: "raw node:http that writes a row before it answers"
         })
       ]
     } satisfies Measured

@@ -30,7 +30,7 @@ export const ensure = (holds: boolean, problem: string): Effect.Effect<void, Ben
   holds ? Effect.void : Effect.fail(new BenchFailed({ problem }))
 
 /** A child that lives as long as the scope; the end waits until it is gone. */
-export const child = (start: () => childProcess.ChildProcess) =>
+export const child = <C extends childProcess.ChildProcess>(start: () => C) =>
   Effect.acquireRelease(Effect.sync(start), (child) =>
     Effect.callback<void>((resume) => {
       if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)

@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import { ControlClient } from "../../src/layers/ControlClient.ts"
 import * as HookClients from "../../src/layers/HookClients.ts"
@@ -14,7 +15,6 @@ import { ask, makePlace, type Place, startGateway } from "../support/gateway.ts"
 import { ensure, openRelay, payload, settingsOf, startHelper } from "./helper.ts"
 import { type LeftOut, type Measured, median, row } from "./report.ts"
 import type { Command, Stopwatch } from "./stopwatch.ts"
-import * as fs from "node:fs"
 
 const startStopwatch = startHelper<Stopwatch>(new URL("./stopwatch.ts", import.meta.url))
 
@@ -60,6 +60,11 @@ type Outcomes = ReadonlyArray<{
   readonly outcome: Parameters<typeof isAllow>[0]
   readonly count: number
 }>
+
+const fails =
+  (cause: "dead-owner" | "not-found") =>
+  ({ status, stdout }: Outcomes[number]["outcome"]): boolean =>
+    status === 0 && stdout === failureAnswer("pre_tool_use", "closed", cause).stdout
 
 const counted = (outcomes: Outcomes, is: (outcome: Outcomes[number]["outcome"]) => boolean): number =>
   outcomes.reduce((sum, { outcome, count }) => sum + (is(outcome) ? count : 0), 0)
@@ -157,7 +162,7 @@ export const memory = (quick: boolean) =>
     const now = Date.now()
     fs.writeFileSync(
       recordPath,
-      Schema.encodeSync(BridgeRecordText)({
+      yield* Schema.encodeEffect(BridgeRecordText)({
         version: 1,
         relayId: "bench",
         generation: 1,
@@ -259,8 +264,6 @@ export const gatewayDown = (quick: boolean) =>
       rounds,
       warmup: 3
     })
-    const fails = (cause: "dead-owner" | "not-found") => (outcome: Outcomes[number]["outcome"]) =>
-      outcome.status === 0 && outcome.stdout === failureAnswer("pre_tool_use", "closed", cause).stdout
     yield* allAre("gateway up", up!.outcomes, isAllow)
     yield* allAre("gateway dead", refused!.outcomes, fails("dead-owner"))
     yield* allAre("no record", absent!.outcomes, fails("not-found"))

@@ -39,7 +39,7 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["gateway-ready"], measure: daemon.ready },
   { ids: ["gateway-rss", "gateway-cpu"], measure: daemon.idle },
   { ids: ["decision-p50", "decision-p99"], measure: decisions.latency },
-  { ids: ["decision-cpu"], measure: decisions.serverCpu },
+  { ids: ["decision-cpu", "decision-cpu-row"], measure: decisions.serverCpu },
   {
     ids: ["prune-10", "prune-1k", "prune-10k", "prune-10k-disk"].flatMap((id) => [
       id,
@@ -49,7 +49,7 @@ const suites: ReadonlyArray<Suite> = [
     measure: records.prune
   },
   { ids: ["register-10k"], measure: records.register },
-  { ids: ["turn-call"], measure: turns.perCall }
+  { ids: ["turn-call", "turn-call-hook"], measure: turns.perCall }
 ]
 
 const usage = "usage: npm run bench -- [--quick] [--only ID[,ID...]] [--json FILE]"
@@ -72,11 +72,12 @@ const { json, only, quick } = readArguments()
 const isWanted = (id: string): boolean =>
   only === null || only.some((wanted) => id === wanted || id.startsWith(`${wanted}-`))
 
+const load = (): string => os.loadavg()[0]!.toFixed(1)
+
 const bench = Effect.gen(function* () {
   const rows: Array<Row> = []
   const leftOut: Array<LeftOut> = []
   const broken: Array<string> = []
-  const load = (): string => os.loadavg()[0]!.toFixed(1)
   const before = load()
   for (const { ids, measure } of suites.filter(({ ids }) => ids.some(isWanted))) {
     const id = ids.filter(isWanted).join(" ")

@@ -24,8 +24,7 @@ const watching = Layer.effectDiscard(
 const runtime = ManagedRuntime.make(watching.pipe(Layer.provideMerge(ScriptedProvider.layer)))
 
 const handlers = {
-  url: (_: null) =>
-    runtime.runPromise(ScriptedProvider.ScriptedProvider.use(({ url }) => Effect.succeed(url))),
+  url: () => runtime.runPromise(ScriptedProvider.ScriptedProvider.use(({ url }) => Effect.succeed(url))),
   /** Milliseconds at which each request of a thread came, on this process's clock. */
   arrivals: (threadId: string) => arrivals.get(threadId) ?? []
 }

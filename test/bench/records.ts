@@ -11,7 +11,7 @@ const startBridges = startHelper<Bridges>(new URL("./bridges.ts", import.meta.ur
 const foreign = 10_000
 
 /** Runtime directories are memory where there is a login session, and below the temp directory where there is none. */
-const memory = ["/dev/shm"].find((directory) => fs.existsSync(directory)) ?? os.tmpdir()
+const memory = fs.existsSync("/dev/shm") ? "/dev/shm" : os.tmpdir()
 
 export const prune = (quick: boolean) =>
   Effect.gen(function* () {
@@ -59,7 +59,7 @@ export const prune = (quick: boolean) =>
     const rows = [
       yield* measure({ id: "prune-10", base: memory, files: 10, rounds: quick ? 5 : 15, warmup: 3 }),
       yield* measure({ id: "prune-1k", base: memory, files: 1000, rounds: quick ? 3 : 9, warmup: 2 }),
-      yield* measure({ id: "prune-10k", base: memory, files: foreign, rounds: quick ? 3 : 7, warmup: 1 }),
+      yield* measure({ id: "prune-10k", base: memory, files: foreign, rounds: quick ? 3 : 5, warmup: 1 }),
       // Where files are made slowly, a round takes some ten seconds.
       memory === os.tmpdir() || quick
         ? []

@@ -4,7 +4,7 @@
  */
 export type Handlers = Readonly<Record<string, (input: never) => unknown>>
 
-export interface Question {
+interface Question {
   readonly name: string
   readonly input: unknown
 }

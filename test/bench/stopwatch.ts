@@ -200,11 +200,11 @@ const handlers = {
     readonly rounds: number
   }) => {
     const peaks = cases.map(() => [] as Array<number>)
-    let asked: () => void = () => undefined
+    let waiting: { readonly pid: number; readonly peaks: Array<number> } | null = null
     const server = http.createServer((request, response) => {
       request.resume()
       request.on("end", () => {
-        asked()
+        if (waiting) waiting.peaks.push(treePeakKb(waiting.pid))
         response.writeHead(200, { "content-length": 0, connection: "close" })
         response.end()
       })
@@ -214,7 +214,7 @@ const handlers = {
       for (const order of orders(cases.length, rounds)) {
         for (const index of order) {
           const child = start(cases[index]!)
-          asked = () => peaks[index]!.push(treePeakKb(child.pid!))
+          waiting = { pid: child.pid!, peaks: peaks[index]! }
           const { status, stderr } = await ended(child)
           if (status !== 0) throw new Error(`case ${index} failed: ${stderr}`)
         }

@@ -6,8 +6,9 @@
  */
 import * as Effect from "effect/Effect"
 import * as childProcess from "node:child_process"
-import * as path from "node:path"
+import * as crypto from "node:crypto"
 import * as readline from "node:readline"
+import { hooksTable } from "../../src/services/HookProviderCodex.ts"
 import { codexConfig } from "../../src/services/ScriptedProvider.ts"
 import { codexBinary } from "../support/codex.ts"
 import { ask, decisionsOf, endOf, makePlace, type Place, startGateway, turn } from "../support/gateway.ts"
@@ -27,12 +28,23 @@ const launchArguments = [
   "app-server",
   "--listen",
   "stdio://",
-  ...["features.plugins=false", "features.apps=false", "analytics.enabled=false"].flatMap((key) => [
-    "-c",
-    key
-  ]),
-  ...["-c", "check_for_update_on_startup=false"]
+  ...[
+    "features.plugins=false",
+    "features.apps=false",
+    "analytics.enabled=false",
+    "check_for_update_on_startup=false"
+  ].flatMap((setting) => ["-c", setting])
 ]
+
+/** A hook of one's own, trusted. */
+const hooksOf = (command: string) => {
+  const { table, trust } = hooksTable({ pre_tool_use: command }, 30_000)
+  const state = trust.map(({ key, subject }) => [
+    key,
+    { enabled: true, trusted_hash: `sha256:${crypto.hash("sha256", subject)}` }
+  ])
+  return { features: { hooks: true }, hooks: { ...table, state: Object.fromEntries(state) } }
+}
 
 interface Message {
   readonly id?: number
@@ -44,13 +56,13 @@ interface Message {
 
 /** An app-server without anybody between: nothing asks, nothing decides, the commands run as they come. */
 const ungoverned = Effect.fnUntraced(function* (place: Place, url: string) {
-  const server = (yield* child(() =>
+  const server = yield* child(() =>
     childProcess.spawn(codexBinary, launchArguments, {
       cwd: place.codexHome,
       env: { PATH: place.env["PATH"], HOME: place.home, TMPDIR: place.tmp, CODEX_HOME: place.codexHome },
       stdio: ["pipe", "pipe", "ignore"]
     })
-  )) as childProcess.ChildProcessByStdio<import("node:stream").Writable, import("node:stream").Readable, null>
+  )
   let nextId = 0
   const listeners = new Set<(message: Message) => void>()
   readline.createInterface({ input: server.stdout }).on("line", (line) => {
@@ -87,14 +99,14 @@ const ungoverned = Effect.fnUntraced(function* (place: Place, url: string) {
     capabilities: { experimentalApi: true, requestAttestation: false }
   })
   server.stdin.write(`${JSON.stringify({ method: "initialized" })}\n`)
-  return Effect.gen(function* () {
+  return Effect.fnUntraced(function* (hookCommand: string | null) {
     const started = yield* request("thread/start", {
       cwd: place.workspace,
       approvalPolicy: "never",
       sandbox: "danger-full-access",
       model,
       modelProvider: codexConfig(url).model_provider,
-      config: codexConfig(url),
+      config: { ...codexConfig(url), ...(hookCommand === null ? {} : hooksOf(hookCommand)) },
       ephemeral: false
     })
     const threadId = started!.thread!.id
@@ -127,16 +139,15 @@ export const perCall = (quick: boolean) =>
   Effect.gen(function* () {
     const rounds = quick ? 3 : 9
     const provider = yield* startHelper<Provider>(new URL("./provider.ts", import.meta.url))
-    const url = yield* provider("url", null)
+    const url = yield* provider("url", undefined)
     const [place, directPlace] = [yield* makePlace(), yield* makePlace()]
     yield* startGateway(place)
     const direct = yield* ungoverned(directPlace, url)
-    const ways = { governed: governed(place, url), direct }
-    const ms = { governed: [] as Array<number>, direct: [] as Array<number> }
+    const ways = { governed: governed(place, url), direct: direct(null), hooked: direct("/bin/true") }
+    const names = ["governed", "direct", "hooked"] as const
+    const ms = { governed: [] as Array<number>, direct: [] as Array<number>, hooked: [] as Array<number> }
     for (let round = -1; round < rounds; round++) {
-      for (const way of round % 2 === 0
-        ? (["governed", "direct"] as const)
-        : (["direct", "governed"] as const)) {
+      for (const way of round % 2 === 0 ? names : names.toReversed()) {
         const threadId = yield* ways[way]
         const times = yield* provider("arrivals", threadId)
         yield* ensure(
@@ -146,17 +157,26 @@ export const perCall = (quick: boolean) =>
         if (round >= 0) ms[way].push(...times.slice(1).map((time, index) => time - times[index]!))
       }
     }
+    const against = (floor: "direct" | "hooked") => ({
+      unit: "ms",
+      value: median(ms.governed),
+      floor: median(ms[floor]),
+      n: ms.governed.length
+    })
     return {
       rows: [
         row({
           id: "turn-call",
-          what: `one tool call of a governed turn on ${path.basename(codexBinary)}, p50`,
-          unit: "ms",
-          value: median(ms.governed),
-          floor: median(ms.direct),
+          what: "one tool call of a governed Codex turn, p50",
+          ...against("direct"),
           floorIs: "the same turn without a gateway",
-          n: ms.governed.length,
           budget: { on: "difference", atMost: 8 }
+        }),
+        row({
+          id: "turn-call-hook",
+          what: "the same",
+          ...against("hooked"),
+          floorIs: "the same turn without a gateway and with /bin/true as its hook"
         })
       ]
     } satisfies Measured

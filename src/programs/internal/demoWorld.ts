@@ -51,7 +51,7 @@ export const world = (live: boolean) =>
     const env = {
       HOLDFAST_HOME: home,
       HOLDFAST_RUNTIME_DIR: runtime,
-      HOLDFAST_LOG_LEVEL: "warn",
+      HOLDFAST_LOG_LEVEL: "error",
       // Nothing but Holdfast stands between the agent and the disk.
       HOLDFAST_CODEX_SANDBOX: "danger-full-access",
       ...(live ? { HOLDFAST_CODEX_HOME: process.env["CODEX_HOME"] ?? path.join(os.homedir(), ".codex") } : {})

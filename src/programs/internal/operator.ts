@@ -32,7 +32,7 @@ export class GatewayLost extends Schema.TaggedError<GatewayLost>()("GatewayLost"
 /** A look into memory takes milliseconds; a gateway that takes this long is stopped or stuck. */
 const answerTimeoutMs = 10_000
 
-export class GatewayUnresponsive extends Schema.TaggedError<GatewayUnresponsive>()("GatewayUnresponsive", {
+class GatewayUnresponsive extends Schema.TaggedError<GatewayUnresponsive>()("GatewayUnresponsive", {
   timeoutMs: Schema.Int
 }) {
   override get message(): string {
