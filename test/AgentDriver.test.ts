@@ -78,6 +78,7 @@ const world = Effect.fnUntraced(function* (
         ]
       }
     },
+    "account/read": () => ({ account: null, requiresOpenaiAuth: true }),
     "turn/start": () => ({ turn: { id: "U" } }),
     "thread/backgroundTerminals/list": () => ({ data: [{ processId: "9" }], nextCursor: null })
   }
@@ -199,11 +200,21 @@ describe("AgentDriver for Codex", () => {
       })
       yield* place.say(completed)
       yield* Fiber.join(place.fiber)
-      assert.deepStrictEqual(place.asked, ["thread/start", "hooks/list", "turn/start", ...cleanup])
+      assert.deepStrictEqual(place.asked, [
+        "thread/start",
+        "hooks/list",
+        "account/read",
+        "turn/start",
+        ...cleanup
+      ])
       assert.deepStrictEqual(place.log, ["session T", "given back", "relay closed"])
+      assert.match(
+        JSON.stringify(place.events[1]),
+        /Codex has no login here; run `CODEX_HOME=.* codex login`/
+      )
       assert.deepStrictEqual(
         place.events.map(({ _tag }) => _tag),
-        ["governed", "ended"]
+        ["governed", "notice", "ended"]
       )
     })
   )
@@ -264,7 +275,7 @@ describe("AgentDriver for Codex", () => {
         yield* Effect.flip(Fiber.join(place.fiber)),
         new HookIncident({ callId: "call_7", detail: "hook exited with code 1" })
       )
-      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+      assert.deepStrictEqual(place.asked.slice(4), ["turn/interrupt", ...cleanup])
       assert.include(place.log, "incident call_7")
     })
   )
@@ -277,7 +288,7 @@ describe("AgentDriver for Codex", () => {
         yield* Effect.flip(Fiber.join(place.fiber)),
         new TurnTimeout({ timeoutMs: 3_600_000 })
       )
-      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+      assert.deepStrictEqual(place.asked.slice(4), ["turn/interrupt", ...cleanup])
     })
   )
 
@@ -285,7 +296,7 @@ describe("AgentDriver for Codex", () => {
     Effect.gen(function* () {
       const place = yield* running()
       yield* Fiber.interrupt(place.fiber)
-      assert.deepStrictEqual(place.asked.slice(3), ["turn/interrupt", ...cleanup])
+      assert.deepStrictEqual(place.asked.slice(4), ["turn/interrupt", ...cleanup])
       assert.deepStrictEqual(place.log.slice(1), ["given back", "relay closed"])
     })
   )

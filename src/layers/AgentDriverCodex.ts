@@ -26,6 +26,7 @@ import {
 import { AppServerLease } from "../services/AppServerLease.ts"
 import { type AppServerConnection, type Incoming } from "../services/AppServerProcess.ts"
 import {
+  AccountResult,
   BackgroundTerminals,
   ErrorNotification,
   HookCompleted,
@@ -58,7 +59,7 @@ const governedEvents: ReadonlyArray<HookEventName> = ["pre_tool_use"]
 const eventBuffer = 1024
 /** Items in progress that are remembered for their approvals; more at once is not a turn any more. */
 const maxItems = 1024
-/** Each step of cleaning up after a turn gets this long; Codex answers them in about 10 ms. */
+/** Each small question beside a turn gets this long; Codex answers them in about 10 ms. */
 const cleanupTimeoutMs = 5000
 
 const decodeItem = Schema.decodeUnknownOption(ItemEvent)
@@ -140,6 +141,22 @@ export const make = Effect.gen(function* () {
         onSome: ({ relayId, generation }) => ({ relayId, generation: generation + 1 })
       })
     })
+  })
+
+  /** Codex itself would only say "reconnecting" for half a minute. */
+  const noticeMissingLogin = Effect.fnUntraced(function* (
+    server: AppServerConnection,
+    emit: (event: AgentEvent) => Effect.Effect<unknown>
+  ) {
+    const { account, requiresOpenaiAuth } = yield* server.request(
+      "account/read",
+      {},
+      AccountResult,
+      cleanupTimeoutMs
+    )
+    if (account !== null || !requiresOpenaiAuth) return
+    const text = `Codex has no login here; run \`CODEX_HOME=${settings.codex.home} codex login\`, or name a provider with -c model_provider`
+    yield* emit({ _tag: "notice", text })
   })
 
   const openThread = Effect.fnUntraced(function* (
@@ -319,6 +336,8 @@ export const make = Effect.gen(function* () {
         generation: relay.generation,
         ...thread
       })
+      if (checked.config["model_provider"] === undefined)
+        yield* Effect.ignore(noticeMissingLogin(server, emit))
       const ended = yield* Effect.scoped(
         turn({ server, relay, threadId, prompt: request.prompt, emit }).pipe(
           Effect.timeoutOrElse({

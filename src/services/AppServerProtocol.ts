@@ -99,6 +99,12 @@ export const threadsOf = (
   }
 }
 
+/** `account/read`; with no account where one is needed, every turn ends in the provider's refusal. */
+export const AccountResult = Schema.Struct({
+  account: Schema.NullOr(Schema.Unknown),
+  requiresOpenaiAuth: Schema.Boolean
+})
+
 export const InitializeResult = Schema.Struct({ userAgent: Schema.String, codexHome: Schema.String })
 export const ThreadResult = Schema.Struct({
   thread: Schema.Struct({ id: Schema.String, sessionId: Schema.optionalKey(Schema.NullOr(Schema.String)) }),
