@@ -46,9 +46,9 @@ const machine = (scripts: Readonly<Record<string, string>>, options: { readonly 
               null
             )
           )
-          return yield* HookClients.useSync((clients) => clients).pipe(
-            Effect.provide(layer.pipe(Layer.provide(Layer.succeed(Settings, settings))))
-          )
+          return yield* HookClients.use(({ best, found }) =>
+            Effect.map(found, (found) => ({ best, found }))
+          ).pipe(Effect.provide(layer.pipe(Layer.provide(Layer.succeed(Settings, settings)))))
         })
       )
     return { home, bin, dist, found }

@@ -50,9 +50,10 @@ export const make = Effect.gen(function* () {
 
   const insert = Effect.fnUntraced(function* (batch: Batch) {
     // SQLite numbers the rows of one VALUES list in their order; the order of RETURNING it leaves open.
-    const returned = yield* sql<{
-      readonly seq: number
-    }>`INSERT INTO audit ${sql.insert(Arr.map(batch, ({ row }) => toColumns(row)))} RETURNING seq`
+    const returned = yield* sql.unsafe<{ readonly seq: number }>(
+      insertOf(batch.length),
+      batch.flatMap(({ row }) => toColumns(row))
+    )
     const seqs = returned.map(({ seq }) => seq).toSorted((a, b) => a - b)
     return batch.map(({ row }, index): AuditRow => ({ ...row, seq: seqs[index]! }))
   })
@@ -102,31 +103,67 @@ export const make = Effect.gen(function* () {
 
 export const layer = Layer.effect(AuditLog, make)
 
+/**
+ * The statement's text per number of rows, `maxBatchRows` of them at most. The driver keeps each prepared; building them
+ * anew took longer than running them.
+ */
+const inserts = new Map<number, string>()
+
+const insertOf = (rows: number): string => {
+  const known = inserts.get(rows)
+  if (known !== undefined) return known
+  const row = `(${columns.map(() => "?").join(", ")})`
+  const text = `INSERT INTO audit (${columns.join(", ")}) VALUES ${Array.from({ length: rows }, () => row).join(", ")} RETURNING seq`
+  inserts.set(rows, text)
+  return text
+}
+
 const unavailable = (cause: unknown): AuditUnavailable => new AuditUnavailable({ cause })
 
 const decodeRows = Schema.decodeUnknownEffect(
   Schema.Array(Schema.Struct({ ...AuditRow.fields, votes: Schema.fromJsonString(AuditRow.fields.votes) }))
 )
 
-const toColumns = (row: Omit<AuditRow, "seq">) => ({
-  at: row.at,
-  epoch: row.epoch,
-  relay_id: row.relayId,
-  run_id: row.runId,
-  provider: row.provider,
-  source: row.source,
-  event: row.event,
-  session_id: row.sessionId,
-  agent_id: row.agentId,
-  call_id: row.callId,
-  tool: row.tool,
-  subject: row.subject,
-  verdict: row.verdict,
-  policy: row.policy,
-  reason: row.reason,
-  votes: JSON.stringify(row.votes),
-  took_ms: row.tookMs
-})
+/** In the order of `toColumns`. */
+const columns = [
+  "at",
+  "epoch",
+  "relay_id",
+  "run_id",
+  "provider",
+  "source",
+  "event",
+  "session_id",
+  "agent_id",
+  "call_id",
+  "tool",
+  "subject",
+  "verdict",
+  "policy",
+  "reason",
+  "votes",
+  "took_ms"
+]
+
+const toColumns = (row: Omit<AuditRow, "seq">): ReadonlyArray<unknown> => [
+  row.at,
+  row.epoch,
+  row.relayId,
+  row.runId,
+  row.provider,
+  row.source,
+  row.event,
+  row.sessionId,
+  row.agentId,
+  row.callId,
+  row.tool,
+  row.subject,
+  row.verdict,
+  row.policy,
+  row.reason,
+  JSON.stringify(row.votes),
+  row.tookMs
+]
 
 const fromColumns = (columns: Readonly<Record<string, unknown>>) => ({
   seq: columns["seq"],

@@ -10,7 +10,6 @@ import * as Schema from "effect/Schema"
 import * as childProcess from "node:child_process"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
-import * as http from "node:http"
 import * as path from "node:path"
 import { BridgeRecordText } from "../services/BridgeStore.ts"
 import { argvOf, fileOf, HookClients, HookClientUnusable, preference } from "../services/HookClients.ts"
@@ -21,6 +20,9 @@ import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/HookClients.ts"
+
+/** Not imported: naming its exports one by one to an ES module loads undici, which doubles the time to start. */
+const http = process.getBuiltinModule("node:http")
 
 /** A client takes 5 to 50 ms; one that takes this long is not usable. */
 const trialDeadlineMs = 2000
@@ -42,6 +44,11 @@ const lookUp = (kind: HookClient["kind"], searchPath: string): string | undefine
         .filter((dir) => dir.startsWith("/"))
         .map((dir) => `${dir}/${kind}`)
         .find((file) => isFile(file, fs.constants.X_OK))
+
+interface Trial {
+  readonly answer: string
+  readonly recordPath: string
+}
 
 /** A gateway with one relay and one answer, and the record that leads to it; gone with the scope. */
 const trialGateway = Effect.fnUntraced(function* (runtime: string) {
@@ -122,10 +129,7 @@ export const make = Effect.gen(function* () {
   const { environment, hook, paths } = yield* Settings
   const searchPath = environment["PATH"] ?? ""
 
-  const tried = (
-    kind: HookClient["kind"],
-    trial: { readonly answer: string; readonly recordPath: string }
-  ): Effect.Effect<HookClient, HookClientUnusable> =>
+  const tried = (kind: HookClient["kind"], trial: Trial): Effect.Effect<HookClient, HookClientUnusable> =>
     Effect.gen(function* () {
       const program = lookUp(kind, searchPath)
       if (program === undefined) return yield* new HookClientUnusable({ kind, problem: "not-found" })
@@ -138,24 +142,28 @@ export const make = Effect.gen(function* () {
       return { kind, argv }
     })
 
-  return yield* Effect.scoped(
-    Effect.gen(function* () {
-      const trial = yield* trialGateway(paths.runtime)
-      if (hook.client !== null) {
-        const best = yield* tried(hook.client, trial)
-        return HookClients.of({ found: [best], best })
-      }
-      const results = yield* Effect.forEach(preference, (kind) => Effect.result(tried(kind, trial)), {
+  const withTrial = <A, E>(use: (trial: Trial) => Effect.Effect<A, E>) =>
+    Effect.scoped(Effect.flatMap(trialGateway(paths.runtime), use))
+
+  if (hook.client !== null) {
+    const forced = hook.client
+    const best = yield* withTrial((trial) => tried(forced, trial))
+    return HookClients.of({ best, found: Effect.succeed([best]) })
+  }
+  // The first that works is enough for a start; the others are tried for whoever asks.
+  const best = yield* withTrial((trial) =>
+    Effect.firstSuccessOf(preference.map((kind) => tried(kind, trial)))
+  )
+  return HookClients.of({
+    best,
+    found: withTrial((trial) =>
+      Effect.forEach(preference, (kind) => Effect.result(tried(kind, trial)), {
         concurrency: preference.length
       })
-      const found = results.flatMap((result) => (Result.isSuccess(result) ? [result.success] : []))
-      const best = found[0]
-      // Not even Node: then the package is not whole.
-      return best === undefined
-        ? yield* new HookClientUnusable({ kind: "node", problem: "file-missing" })
-        : HookClients.of({ found, best })
-    })
-  )
+    ).pipe(
+      Effect.map((results) => results.flatMap((result) => (Result.isSuccess(result) ? [result.success] : [])))
+    )
+  })
 })
 
 export const layer = Layer.effect(HookClients, make)

@@ -14,7 +14,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
-import * as http from "node:http"
+import type * as Http from "node:http"
 import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
 import * as Codex from "../services/HookProviderCodex.ts"
@@ -41,6 +41,9 @@ import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
 
 export * from "../services/HookRelay.ts"
 
+/** Not imported: naming its exports one by one to an ES module loads undici, which doubles the time to start. */
+const http = process.getBuiltinModule("node:http")
+
 type Refusal = keyof typeof statusOfCause
 
 /** Not one of a client's causes: something in here broke, and the log says what. */
@@ -53,13 +56,19 @@ const eventOfPath: ReadonlyMap<string | undefined, HookEventName> = new Map(
 /** Of equal length whatever was sent, so that the comparison takes the same time for every guess. */
 const digest = (text: string): Buffer => crypto.hash("sha256", text, "buffer")
 
-const isBearer = (header: string | undefined, token: string): boolean =>
-  crypto.timingSafeEqual(digest(header ?? ""), digest(`Bearer ${token}`))
+/** What a relay's bearer must hash to, for as long as the relay. */
+const expected = new WeakMap<RelayEntry, Buffer>()
 
-const declaredBytes = (request: http.IncomingMessage): number =>
+const isBearer = (header: string | undefined, entry: RelayEntry): boolean => {
+  const known = expected.get(entry) ?? digest(`Bearer ${entry.token}`)
+  expected.set(entry, known)
+  return crypto.timingSafeEqual(digest(header ?? ""), known)
+}
+
+const declaredBytes = (request: Http.IncomingMessage): number =>
   Number(request.headers["content-length"] ?? 0)
 
-const collected = (request: http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
+const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
   Effect.callback<string, Refusal>((resume) => {
     const chunks: Array<Buffer> = []
     let size = 0
@@ -84,7 +93,7 @@ const collected = (request: http.IncomingMessage, limit: number): Effect.Effect<
  * The whole body; more than `limit` bytes, or a client that goes on too long, is a refusal. A deadline costs as much as the
  * rest of a decision, so only a body has one that did not come along with its head: after the yield it is complete.
  */
-const bodyOf = (request: http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
+const bodyOf = (request: Http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
   Effect.flatMap(Effect.yieldNow, () =>
     request.complete
       ? collected(request, limit)
@@ -98,7 +107,7 @@ const bodyOf = (request: http.IncomingMessage, limit: number): Effect.Effect<str
  * A refused request is read to its end, and thrown away: closing a socket under a client that still writes would cost it
  * the answer.
  */
-const drained = (request: http.IncomingMessage): Effect.Effect<void> =>
+const drained = (request: Http.IncomingMessage): Effect.Effect<void> =>
   Effect.callback<void>((resume) => {
     if (request.complete || request.destroyed) return resume(Effect.void)
     const onEnd = (): void => resume(Effect.void)
@@ -107,7 +116,7 @@ const drained = (request: http.IncomingMessage): Effect.Effect<void> =>
     return Effect.sync(() => request.removeListener("end", onEnd))
   }).pipe(Effect.timeoutOrElse({ duration: bodyDeadlineMs, orElse: () => Effect.void }))
 
-const respond = (response: http.ServerResponse, status: number, body: string, close: boolean): void => {
+const respond = (response: Http.ServerResponse, status: number, body: string, close: boolean): void => {
   if (response.writableEnded || response.destroyed) return
   response.writeHead(status, {
     "content-type": "application/json",
@@ -117,7 +126,7 @@ const respond = (response: http.ServerResponse, status: number, body: string, cl
   response.end(body)
 }
 
-const listening = (server: http.Server, path: string): Effect.Effect<void, HookSocketUnusable> =>
+const listening = (server: Http.Server, path: string): Effect.Effect<void, HookSocketUnusable> =>
   Effect.callback<void, HookSocketUnusable>((resume) => {
     const failed = (cause: unknown): void =>
       resume(
@@ -172,7 +181,7 @@ export const make = Effect.gen(function* () {
 
   /** Everything after credentials: what is refused here is counted for its relay. */
   const admitted = Effect.fnUntraced(function* (
-    request: http.IncomingMessage,
+    request: Http.IncomingMessage,
     event: HookEventName,
     first: { readonly entry: RelayEntry; readonly current: boolean; readonly allowed: boolean }
   ) {
@@ -189,7 +198,7 @@ export const make = Effect.gen(function* () {
     return { entry: again.entry, hookEvent: decoded.success }
   })
 
-  const answer = Effect.fnUntraced(function* (request: http.IncomingMessage) {
+  const answer = Effect.fnUntraced(function* (request: Http.IncomingMessage) {
     const event = request.method === "POST" ? eventOfPath.get(request.url) : undefined
     if (event === undefined) return yield* Effect.fail<Refusal>("malformed")
     if (declaredBytes(request) > hook.maxBodyBytes) return yield* Effect.fail<Refusal>("too-large")
@@ -199,7 +208,7 @@ export const make = Effect.gen(function* () {
       return yield* Effect.fail<Refusal>("forbidden")
     const first = yield* currentEntry(relayId, generation, event)
     const { entry, hookEvent } = yield* (
-      isBearer(request.headers.authorization, first.entry.token)
+      isBearer(request.headers.authorization, first.entry)
         ? admitted(request, event, first)
         : Effect.fail<Refusal>("forbidden")
     ).pipe(Effect.tapError(() => first.entry.refused))
@@ -211,7 +220,7 @@ export const make = Effect.gen(function* () {
     return Codex.encodeDecision(hookEvent, decision)
   })
 
-  const handle = (request: http.IncomingMessage, response: http.ServerResponse): Effect.Effect<void> =>
+  const handle = (request: Http.IncomingMessage, response: Http.ServerResponse): Effect.Effect<void> =>
     answer(request).pipe(
       Effect.matchEffect({
         onSuccess: (body) => Effect.sync(() => respond(response, 200, body, !server.listening)),

@@ -4,8 +4,10 @@
  * All keep the same promises (HookRelay); they differ in what a hook costs. A provider starts one per tool call.
  */
 import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { HookClient } from "./HookRelay.ts"
+import type { DirectoryRefused } from "./PrivateDirectory.ts"
 
 /** Cheapest first: perl starts in a tenth of Node's time, nc with its sh in a third, curl in half; Node is always there. */
 export const preference = ["perl", "nc", "curl", "node"] as const satisfies ReadonlyArray<HookClient["kind"]>
@@ -45,8 +47,9 @@ export class HookClientUnusable extends Schema.TaggedError<HookClientUnusable>()
 export class HookClients extends Context.Service<
   HookClients,
   {
-    /** Every client that works here, cheapest first; the forced one alone when the settings force one. */
-    readonly found: ReadonlyArray<HookClient>
+    /** The cheapest client that works here, or the one that the settings force. */
     readonly best: HookClient
+    /** Tries every client and gives those that work, cheapest first; the forced one alone when one is forced. */
+    readonly found: Effect.Effect<ReadonlyArray<HookClient>, DirectoryRefused>
   }
 >()("holdfast/HookClients") {}

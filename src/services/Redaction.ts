@@ -90,7 +90,15 @@ const patterns: ReadonlyArray<readonly [pattern: RegExp, replacement: string]> =
 /** A mask can set free a word that stood behind a credential, so masking goes on until nothing changes; this ends it. */
 const maxRounds = 8
 
+/**
+ * Every pattern needs one of these, so a text with none of them has nothing to mask. Nearly every audit row is such a text,
+ * and one look costs a tenth of thirteen.
+ */
+const suspicious =
+  /private key|authorization|cookie|:\/\/|key|token|secret|passw|passphrase|credential|bearer|basic|[srp]k[-_]|gh[a-z]_|github_pat_|glpat-|npm_|hf_|xox|AIza|AKIA|ASIA|ABIA|ACCA|AROA|AIDA|eyJ/i
+
 export const redact = (text: string): string => {
+  if (!suspicious.test(text)) return text
   let current = text
   for (let round = 0; round < maxRounds; round++) {
     const next = once(current)

@@ -215,6 +215,7 @@ export interface SettingsShape {
   readonly relay: {
     /** Life of a record without renewal; renewed at a third of it. */
     readonly ttlMs: number
+    /** Hook decisions kept for their approvals, which follow within milliseconds; far more than an agent calls at once. */
     readonly decisionsKept: number
   }
   readonly turn: { readonly timeoutMs: number }
@@ -371,7 +372,7 @@ const defaults = (paths: Paths): SettingsShape => ({
     lateGraceMs: 10_000,
     maxBodyBytes: 5_000_000
   },
-  relay: { ttlMs: 120_000, decisionsKept: 512 },
+  relay: { ttlMs: 120_000, decisionsKept: 128 },
   turn: { timeoutMs: 3_600_000 },
   lease: { idleGraceMs: 30_000, handshakeTimeoutMs: 15_000, requestTimeoutMs: 60_000, exitGraceMs: 8_000 },
   mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },

@@ -130,7 +130,7 @@ const registryIn = (directory: string) =>
       Policy.layer,
       SupervisionTree.layer,
       epochLayer,
-      Layer.succeed(HookClients, { found: [perl], best: perl }),
+      Layer.succeed(HookClients, { found: Effect.succeed([perl]), best: perl }),
       Layer.succeed(AuditLog, {
         append: () => Effect.die("nothing is decided here"),
         tail: () => Effect.succeed([]),

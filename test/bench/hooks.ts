@@ -48,7 +48,7 @@ const trueFloor = (place: Place): Command => ({
 })
 
 const clientsOf = (place: Place) =>
-  HookClients.HookClients.pipe(
+  HookClients.HookClients.use(({ best, found }) => Effect.map(found, (found) => ({ best, found }))).pipe(
     Effect.provide(HookClients.layer.pipe(Layer.provide(Layer.succeed(Settings, settingsOf(place)))))
   )
 

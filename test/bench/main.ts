@@ -98,21 +98,21 @@ const bench = Effect.gen(function* () {
     } else if (Cause.hasInterruptsOnly(exit.cause)) return yield* exit
     else broken.push(`${id}: ${Cause.pretty(exit.cause)}`)
   }
+  if (rows.length === 0 && leftOut.length === 0 && broken.length === 0)
+    return yield* new BenchFailed({ problem: `nothing is called ${only?.join(", ")}; ${usage}` })
   const missed = rows.filter(({ met }) => met === false)
   const lines = [
     text(rows),
     "",
-    `Medians, value and floor in turns; n of each. ${os.availableParallelism()} cores, load ${before} before and ${load()} after, Node ${process.version}, ${os.platform()} ${os.arch()}.`,
+    `Medians, value and floor in turns, n of each. ${os.availableParallelism()} cores, load ${before} before and ${load()} after, Node ${process.version}, ${os.platform()} ${os.arch()}.`,
     ...leftOut.map(({ id, why }) => `Left out: ${id}, because ${why}.`),
-    missed.length === 0 && rows.length > 0
-      ? "Every budget is met."
-      : `Missed: ${missed.map(({ id }) => id).join(", ")}`,
+    missed.length === 0
+      ? "No budget is missed."
+      : `Budgets missed: ${missed.map(({ id }) => id).join(", ")}.`,
     ...broken.map((problem) => `BROKEN: ${problem}`)
   ]
   process.stdout.write(`${lines.join("\n")}\n`)
   if (json !== null) fs.writeFileSync(json, `${JSON.stringify({ rows, leftOut, broken }, null, 2)}\n`)
-  if (rows.length === 0 && broken.length === 0)
-    return yield* new BenchFailed({ problem: `nothing is called ${only?.join(", ")}. ${usage}` })
   if (broken.length > 0) return yield* new BenchFailed({ problem: `${broken.length} could not be measured` })
 })
 

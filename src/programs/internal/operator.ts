@@ -138,13 +138,13 @@ export const runCodex = Effect.fnUntraced(function* <R>(
   if (!completed) return yield* Effect.fail(new ExitWith(1))
 })
 
-const clientsCheck = Effect.match(Effect.scoped(Layer.build(HookClients.layer)), {
-  onSuccess: (context) => {
-    const { found, best } = Context.get(context, HookClients.HookClients)
-    return passed("hook client", `${best.kind} (found: ${found.map(({ kind }) => kind).join(", ")})`)
-  },
-  onFailure: (error) => failed("hook client", error.message, null)
-})
+const clientsCheck = Effect.gen(function* () {
+  const { best, found } = Context.get(yield* Layer.build(HookClients.layer), HookClients.HookClients)
+  return passed("hook client", `${best.kind} (found: ${(yield* found).map(({ kind }) => kind).join(", ")})`)
+}).pipe(
+  Effect.scoped,
+  Effect.catch((error) => Effect.succeed(failed("hook client", error.message, null)))
+)
 
 const roundTrip = Effect.gen(function* () {
   const client = yield* ControlClient.ControlClient
