@@ -23,7 +23,7 @@ const counter = (
   held?: Deferred.Deferred<void>
 ): Actor.ActorSpec<number, Event, Action> => ({
   name: "counter",
-  initial: 0,
+  initial: () => 0,
   next: (state, event) => {
     switch (event._tag) {
       case "add":

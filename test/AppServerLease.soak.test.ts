@@ -1,7 +1,7 @@
 /** The lease's machine against random schedules. Small and seeded here; in full by `npm run soak`. */
 import { assert, describe, it } from "@effect/vitest"
 import {
-  initialLease,
+  absentLease,
   type LeaseAction,
   type LeaseEvent,
   type LeaseState,
@@ -23,7 +23,7 @@ const lost = (generation: number) =>
 
 /** The world a lease lives in: children that start, fail and die, claims that come and go, timers that fire late. */
 class World {
-  state: LeaseState = initialLease
+  state: LeaseState = absentLease(0)
   readonly starting: Array<number> = []
   readonly running = new Set<number>()
   readonly stopping: Array<number> = []

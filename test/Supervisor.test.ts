@@ -19,7 +19,7 @@ const fragile = (
   lives = { open: 0 }
 ): Actor.ActorSpec<number, Event, Event> => ({
   name,
-  initial: 0,
+  initial: () => 0,
   next: (state, event) => [state + 1, [event]],
   perform: (event, self) =>
     event === "boom"

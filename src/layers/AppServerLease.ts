@@ -7,9 +7,9 @@ import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import type * as Actor from "../services/Actor.ts"
 import {
+  absentLease,
   AppServerLease,
   describeLease,
-  initialLease,
   type LeaseAction,
   type LeaseEvent,
   type LeaseInfo,
@@ -39,10 +39,12 @@ export const make = Effect.gen(function* () {
   const waiters = new Map<number, Deferred.Deferred<AppServerConnection, AppServerUnavailable>>()
   const children = new Map<number, Scope.Closeable>()
   let lastClaim = 0
+  let lastGeneration = 0
   let lastLost: LeaseInfo["lastLost"] = null
 
   const startChild = (generation: number, self: Actor.Self<LeaseEvent>) =>
     Effect.gen(function* () {
+      lastGeneration = generation
       const scope = yield* Scope.fork(self.scope)
       children.set(generation, scope)
       const exit = yield* Effect.exit(Scope.provide(start(generation), scope))
@@ -104,7 +106,7 @@ export const make = Effect.gen(function* () {
       { id: key, restart: "permanent", shutdownMs: exitGraceMs + 5000 },
       {
         name: "the app-server lease",
-        initial: initialLease,
+        initial: () => absentLease(lastGeneration),
         next: nextLease,
         perform,
         mailbox: { capacity: mailboxCapacity, overflow: "wait" },

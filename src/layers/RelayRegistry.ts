@@ -241,7 +241,7 @@ export const make = Effect.gen(function* () {
         { id: relayId, restart: "transient", shutdownMs },
         {
           name: `relay ${relayId}`,
-          initial: initialRelay(spec.sessionId),
+          initial: () => initialRelay(spec.sessionId),
           next: nextRelay(settings.relay.decisionsKept),
           perform: (action, self) => {
             switch (action._tag) {

@@ -64,7 +64,8 @@ export interface Self<E> {
 
 export interface ActorSpec<S, E, A, R = never> {
   readonly name: string
-  readonly initial: S
+  /** The state of each life; a restarted actor begins here again. */
+  readonly initial: () => S
   readonly next: (state: S, event: E) => readonly [S, ReadonlyArray<A>]
   readonly perform: (action: A, self: Self<E>) => Effect.Effect<void, never, R>
   readonly mailbox: { readonly capacity: number; readonly overflow: Overflow }
@@ -117,7 +118,7 @@ export const prepare = Effect.fnUntraced(function* <S, E, A, R>(
   const mailbox = yield* makeMailbox<E>(bounds.capacity, bounds.overflow)
   const seen = yield* PubSub.sliding<Seen<S>>({ capacity: watchBuffer, replay: 1 })
   const stopped = yield* Deferred.make<Exit.Exit<void>>()
-  let state = spec.initial
+  let state = spec.initial()
   let open = true
   PubSub.publishUnsafe(seen, { _tag: "state", state })
 
@@ -143,7 +144,7 @@ export const prepare = Effect.fnUntraced(function* <S, E, A, R>(
   const life = Effect.scopedWith((scope) =>
     Effect.gen(function* () {
       const self: Self<E> = { tell, tellUnsafe, scope, end }
-      become(spec.initial)
+      become(spec.initial())
       while (true) {
         const event = yield* Queue.take(mailbox)
         const [next, actions] = spec.next(state, event)

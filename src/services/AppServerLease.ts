@@ -46,7 +46,8 @@ export type LeaseAction =
   | { readonly _tag: "StartIdleTimer"; readonly generation: number; readonly idleTimer: number }
   | { readonly _tag: "NoteLost"; readonly error: AppServerLost }
 
-export const initialLease: LeaseState = { _tag: "Absent", generation: 0 }
+/** Before the first child, or after a crash of the lease itself: generations go on where they were. */
+export const absentLease = (generation: number): LeaseState => ({ _tag: "Absent", generation })
 
 const none: Claims = new Set()
 const withClaim = (claims: Claims, claim: number): Claims => new Set([...claims, claim])
