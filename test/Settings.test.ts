@@ -50,7 +50,7 @@ describe("Settings", () => {
         lateGraceMs: 10_000,
         maxBodyBytes: 5_000_000
       },
-      relay: { ttlMs: 120_000, decisionsKept: 512 },
+      relay: { ttlMs: 120_000, decisionsKept: 128 },
       turn: { timeoutMs: 3_600_000 },
       lease: {
         idleGraceMs: 30_000,

@@ -3,6 +3,7 @@ import * as NodeStream from "@effect/platform-node/NodeStream"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import * as childProcess from "node:child_process"
 import * as os from "node:os"
@@ -146,27 +147,31 @@ export const make = Effect.gen(function* () {
     )
 
     // A pipe that breaks mostly means that the child is about to be reaped, and its status is the better reason.
-    const exitStatusFirst = Effect.timeoutOption(Deferred.await(exited), exitAfterEndMs)
+    const orItsExit = (reason: PoisonReason): Effect.Effect<never, PoisonReason> =>
+      Effect.timeoutOption(Deferred.await(exited), exitAfterEndMs).pipe(
+        Effect.flatMap((exit) => Effect.fail(Option.getOrElse(exit, () => reason)))
+      )
+    const closed = Stream.fromEffect(orItsExit({ _tag: "stdio-closed" }))
     const transport: Transport = {
-      input: Stream.concat(
-        NodeStream.fromReadable({
-          evaluate: () => child.stdout,
-          onError: () => ({ _tag: "stdio-closed" }) as const
-        }),
-        Stream.fromEffectDrain(exitStatusFirst)
+      input: NodeStream.fromReadable({
+        evaluate: () => child.stdout,
+        onError: () => "broken" as const
+      }).pipe(
+        Stream.concat(closed),
+        Stream.catchIf(
+          (error) => error === "broken",
+          () => closed
+        )
       ),
       write: (text) =>
-        Effect.callback((resume) => {
+        Effect.callback<void, PoisonReason>((resume) => {
           child.stdin.write(text, (error) =>
             resume(
               error
-                ? Effect.andThen(
-                    exitStatusFirst,
-                    Effect.fail({
-                      _tag: "write-failed",
-                      code: (error as NodeJS.ErrnoException).code ?? "unknown"
-                    } as const)
-                  )
+                ? orItsExit({
+                    _tag: "write-failed",
+                    code: (error as NodeJS.ErrnoException).code ?? "unknown"
+                  })
                 : Effect.void
             )
           )

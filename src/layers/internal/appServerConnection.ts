@@ -40,10 +40,9 @@ const notOurs = { code: -32601, message: "this gateway does not answer such a re
 const noBorrower = { code: -32601, message: "no run of this gateway owns that thread" }
 
 export interface Transport {
-  readonly input: Stream.Stream<Uint8Array, { readonly _tag: "stdio-closed" }>
-  readonly write: (
-    text: string
-  ) => Effect.Effect<void, Extract<PoisonReason, { readonly _tag: "write-failed" }>>
+  /** Fails with the reason when it knows one; a plain end is `stdio-closed`. */
+  readonly input: Stream.Stream<Uint8Array, PoisonReason>
+  readonly write: (text: string) => Effect.Effect<void, PoisonReason>
 }
 
 type Route = Queue.Queue<Incoming, AppServerLost | BorrowerShed>
@@ -155,8 +154,7 @@ export const open = Effect.fnUntraced(function* (options: {
   yield* transport.input.pipe(
     Stream.takeWhile(() => failure === null),
     Stream.runForEach(onChunk),
-    Effect.exit,
-    Effect.andThen(poison({ _tag: "stdio-closed" })),
+    Effect.matchEffect({ onFailure: poison, onSuccess: () => poison({ _tag: "stdio-closed" }) }),
     Effect.forkScoped
   )
 
