@@ -7,6 +7,8 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import * as fs from "node:fs"
+import * as os from "node:os"
 import { TestClock } from "effect/testing"
 import { layer } from "../src/layers/AgentDriverCodex.ts"
 import {
@@ -14,6 +16,8 @@ import {
   type AgentEvent,
   HookIncident,
   HooksUnverified,
+  RunFailed,
+  type RunRequest,
   TurnTimeout
 } from "../src/services/AgentDriver.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
@@ -22,6 +26,7 @@ import { AuditUnavailable, type AuditRow } from "../src/services/AuditLog.ts"
 import type { Decision } from "../src/services/Policy.ts"
 import { type Relay, RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { type ThreadRecord, ThreadStore } from "../src/services/ThreadStore.ts"
+import { entry } from "./support/AuditLog.ts"
 
 const lost = new AppServerLost({ generation: 1, reason: { _tag: "stdio-closed" }, stderrTail: "" })
 const decision = (tag: "allow" | "deny"): Decision => ({
@@ -39,11 +44,19 @@ interface World {
   readonly hangUp: Effect.Effect<unknown>
   readonly turnStarted: Effect.Effect<void>
   readonly driver: AgentDriver["Service"]
+  readonly remembered: ReadonlyArray<ThreadRecord>
+  /** The relay's rows. */
+  readonly rows: Queue.Queue<AuditRow>
   readonly log: Array<string>
 }
 
 const world = Effect.fnUntraced(function* (
-  options: { readonly trustStatus?: string; readonly approve?: "allow" | "deny" | "fail" } = {}
+  options: {
+    readonly trustStatus?: string
+    readonly approve?: "allow" | "deny" | "fail"
+    /** Approvals wait for this. */
+    readonly gate?: Effect.Effect<unknown>
+  } = {}
 ) {
   const asked: Array<string> = []
   const params = new Map<string, unknown>()
@@ -57,6 +70,8 @@ const world = Effect.fnUntraced(function* (
       hooks = config.hooks
       return { thread: { id: "T" }, model: "m" }
     },
+    "thread/resume": (params) => results["thread/start"]!(params),
+    "thread/fork": (params) => results["thread/start"]!(params),
     "hooks/list": () => {
       const groups = hooks["PreToolUse"] as ReadonlyArray<{
         readonly hooks: ReadonlyArray<{ readonly command: string }>
@@ -79,8 +94,7 @@ const world = Effect.fnUntraced(function* (
       }
     },
     "account/read": () => ({ account: null, requiresOpenaiAuth: true }),
-    "turn/start": () => ({ turn: { id: "U" } }),
-    "thread/backgroundTerminals/list": () => ({ data: [{ processId: "9" }], nextCursor: null })
+    "turn/start": () => ({ turn: { id: "U" } })
   }
   const connection: AppServerConnection = {
     generation: 1,
@@ -98,6 +112,7 @@ const world = Effect.fnUntraced(function* (
         )
       })
   }
+  const rows = yield* Queue.unbounded<AuditRow>()
   const relay: Relay = {
     relayId: "R",
     generation: 1,
@@ -109,10 +124,13 @@ const world = Effect.fnUntraced(function* (
         log.push(`approve ${call.callId}`)
         return options.approve === "fail"
           ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
-          : Effect.succeed({ decision: decision(options.approve ?? "allow"), fromHook: true })
+          : Effect.as(options.gate ?? Effect.void, {
+              decision: decision(options.approve ?? "allow"),
+              fromHook: true
+            })
       }),
     incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
-    rows: yield* Queue.unbounded<AuditRow>(),
+    rows,
     attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))
   }
   const remembered: Array<ThreadRecord> = []
@@ -138,28 +156,30 @@ const world = Effect.fnUntraced(function* (
     log,
     driver,
     say: (message) => Queue.offer(incoming, message),
+    remembered,
+    rows,
     hangUp: Queue.fail(incoming, lost),
     turnStarted: Deferred.await(turnStarted)
   } satisfies World
 })
 
-const request = { prompt: "p", cwd: "/w", overrides: [], thread: { _tag: "start" } } as const
+const cwd = fs.realpathSync(os.tmpdir())
+const request: RunRequest = { prompt: "p", cwd, overrides: [], thread: { _tag: "start" } }
 const notify = (method: string, params: unknown): Incoming => ({ _tag: "notification", method, params })
 const completed = notify("turn/completed", {
   threadId: "T",
   turn: { id: "U", status: "completed", error: null }
 })
-const cleanup = [
-  "thread/backgroundTerminals/list",
-  "thread/backgroundTerminals/terminate",
-  "thread/unsubscribe"
-]
+const cleanup = ["thread/backgroundTerminals/clean", "thread/unsubscribe"]
 
 /** Runs a turn to where it waits for messages. */
-const running = Effect.fnUntraced(function* (options?: Parameters<typeof world>[0]) {
+const running = Effect.fnUntraced(function* (
+  options?: Parameters<typeof world>[0],
+  over: Partial<RunRequest> = {}
+) {
   const place = yield* world(options)
   const events: Array<AgentEvent> = []
-  const fiber = yield* place.driver.run(request).pipe(
+  const fiber = yield* place.driver.run({ ...request, ...over }).pipe(
     Stream.runForEach((event) => Effect.sync(() => events.push(event))),
     Effect.forkChild
   )
@@ -193,7 +213,7 @@ describe("AgentDriver for Codex", () => {
     Effect.gen(function* () {
       const place = yield* running()
       assert.deepInclude(place.params.get("thread/start"), {
-        cwd: "/w",
+        cwd,
         approvalPolicy: "untrusted",
         sandbox: "workspace-write",
         ephemeral: false
@@ -323,6 +343,197 @@ describe("AgentDriver for Codex", () => {
       assert.isUndefined(place.fiber.pollUnsafe())
       yield* place.say(completed)
       yield* Fiber.join(place.fiber)
+    })
+  )
+
+  it.effect("resume and fork carry the same governance as start", () =>
+    Effect.gen(function* () {
+      const sent = Effect.fnUntraced(function* (tag: "start" | "resume" | "fork") {
+        const thread = tag === "start" ? ({ _tag: tag } as const) : ({ _tag: tag, threadId: "T" } as const)
+        const place = yield* running({}, { thread })
+        yield* place.say(completed)
+        yield* Fiber.join(place.fiber)
+        assert.deepStrictEqual(place.remembered, [{ threadId: "T", relayId: "R", generation: 1, cwd }])
+        const { approvalPolicy, approvalsReviewer, config, sandbox } = place.params.get(
+          `thread/${tag}`
+        ) as Record<string, unknown>
+        return { approvalPolicy, approvalsReviewer, config, sandbox }
+      })
+      const start = yield* sent("start")
+      assert.deepStrictEqual([yield* sent("resume"), yield* sent("fork")], [start, start])
+    })
+  )
+
+  it.effect("the stricter sandbox of an override is what the thread gets", () =>
+    Effect.gen(function* () {
+      const place = yield* running({}, { overrides: ['sandbox_mode="read-only"'] })
+      assert.deepInclude(place.params.get("thread/start"), { sandbox: "read-only" })
+    })
+  )
+
+  it.effect(
+    "a working directory is sent as its real path, and one that is none is refused before any thread",
+    () =>
+      Effect.gen(function* () {
+        const made = fs.mkdtempSync(`${cwd}/hf-cwd-`)
+        yield* Effect.addFinalizer(() => Effect.sync(() => fs.rmSync(made, { recursive: true })))
+        fs.mkdirSync(`${made}/real`)
+        fs.symlinkSync("real", `${made}/link`)
+        const place = yield* running({}, { cwd: `${made}/link/../link/` })
+        assert.deepInclude(place.params.get("thread/start"), { cwd: `${made}/real` })
+        const gone = yield* world()
+        const error = yield* Effect.flip(
+          Stream.runDrain(gone.driver.run({ ...request, cwd: `${made}/gone` }))
+        )
+        assert.instanceOf(error, RunFailed)
+        assert.match(error.message, /gone is not a directory that exists/)
+        assert.deepStrictEqual(gone.asked, [])
+      })
+  )
+
+  it.effect("a thread that belongs to a run, or to its sub-agents, is not resumed by another", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* place.say(
+        notify("item/started", {
+          threadId: "T",
+          turnId: "U",
+          item: { type: "subAgentActivity", id: "x", agentThreadId: "child" }
+        })
+      )
+      yield* TestClock.adjust(0)
+      const resume = (threadId: string) =>
+        Effect.flip(Stream.runDrain(place.driver.run({ ...request, thread: { _tag: "resume", threadId } })))
+      for (const threadId of ["T", "child"])
+        assert.match((yield* resume(threadId)).message, /belongs to another run now/)
+      assert.deepStrictEqual(
+        place.asked.filter((method) => method === "thread/resume"),
+        []
+      )
+    })
+  )
+
+  it.effect(
+    "sub-agents end with their run: their turn interrupted, their background cleaned, their thread let go",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* running()
+        yield* place.say(
+          notify("item/started", {
+            threadId: "T",
+            turnId: "U",
+            item: { type: "subAgentActivity", id: "x", agentThreadId: "child" }
+          })
+        )
+        yield* place.say(
+          notify("turn/started", { threadId: "child", turn: { id: "V", status: "inProgress", error: null } })
+        )
+        yield* place.say(completed)
+        yield* Fiber.join(place.fiber)
+        assert.deepStrictEqual(place.asked.slice(4), [
+          "thread/backgroundTerminals/clean",
+          "turn/interrupt",
+          "thread/backgroundTerminals/clean",
+          "thread/unsubscribe",
+          "thread/unsubscribe"
+        ])
+        assert.deepStrictEqual(place.params.get("turn/interrupt"), { threadId: "child", turnId: "V" })
+      })
+  )
+
+  it.effect("an approval that waits holds up no event", () =>
+    Effect.gen(function* () {
+      const gate = yield* Deferred.make<void>()
+      const place = yield* running({ gate: Deferred.await(gate) })
+      yield* Effect.forkChild(asks(place, "item/commandExecution/requestApproval", commandApproval))
+      yield* place.say(
+        notify("item/completed", {
+          threadId: "T",
+          turnId: "U",
+          item: { type: "agentMessage", id: "m", text: "hi" }
+        })
+      )
+      yield* TestClock.adjust(0)
+      assert.deepStrictEqual(place.events.at(-1), { _tag: "message", threadId: "T", text: "hi" })
+      yield* Deferred.succeed(gate, undefined)
+    })
+  )
+
+  it.effect("verdicts that fell at the very end are shown before it", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      yield* Queue.offer(place.rows, { ...entry, seq: 1, at: 0 })
+      yield* place.say(completed)
+      yield* Fiber.join(place.fiber)
+      assert.deepStrictEqual(
+        place.events.slice(-2).map(({ _tag }) => _tag),
+        ["verdict", "ended"]
+      )
+    })
+  )
+
+  it.effect("a finished call is nobody's elicitation any more", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      const call = (id: string) => ({
+        threadId: "T",
+        turnId: "U",
+        item: { type: "mcpToolCall", id, server: "toy", tool: "poke", arguments: { x: 1 } }
+      })
+      yield* place.say(notify("item/started", call("one")))
+      yield* place.say(notify("item/completed", call("one")))
+      yield* place.say(notify("item/started", call("two")))
+      yield* asks(place, "mcpServer/elicitation/request", {
+        threadId: "T",
+        turnId: "U",
+        serverName: "toy",
+        _meta: { codex_approval_kind: "mcp_tool_call", tool_name: "poke", tool_params: { x: 1 } }
+      })
+      assert.include(place.log, "approve two")
+    })
+  )
+
+  it.effect("only our own hook's failure is an incident", () =>
+    Effect.gen(function* () {
+      const place = yield* running()
+      const run = {
+        id: "x:call_1",
+        eventName: "preToolUse",
+        source: "project",
+        status: "failed",
+        entries: []
+      }
+      yield* place.say(notify("hook/completed", { threadId: "T", turnId: "U", run }))
+      yield* place.say(completed)
+      yield* Fiber.join(place.fiber)
+      assert.strictEqual(place.events.at(-1)!._tag, "ended")
+    })
+  )
+
+  it.effect("what an agent printed, and why a hook failed, are shown masked", () =>
+    Effect.gen(function* () {
+      const secret = "api_key=sk-abcdefghijklmnopqrstuvwx"
+      const place = yield* running()
+      const item = {
+        type: "commandExecution",
+        id: "c",
+        command: "env",
+        status: "completed",
+        aggregatedOutput: secret
+      }
+      yield* place.say(notify("item/completed", { threadId: "T", turnId: "U", item }))
+      const run = {
+        id: "x:call_1",
+        eventName: "preToolUse",
+        source: "sessionFlags",
+        status: "failed",
+        entries: [{ kind: "error", text: secret }]
+      }
+      yield* place.say(notify("hook/completed", { threadId: "T", turnId: "U", run }))
+      const error = yield* Effect.flip(Fiber.join(place.fiber))
+      const shown = JSON.stringify([place.events, error])
+      assert.include(shown, "api_key=[redacted]")
+      assert.notInclude(shown, "sk-abc")
     })
   )
 })

@@ -11,6 +11,7 @@ import {
   threadConfig,
   unwrapShell
 } from "../src/services/CodexGovernance.ts"
+import { parseOverrides } from "../src/layers/internal/codexThread.ts"
 import type { Decision } from "../src/services/Policy.ts"
 
 const decision = (tag: "allow" | "deny" | "rewrite"): Decision => ({
@@ -30,6 +31,17 @@ const check = (
 }
 
 describe("CodexGovernance", () => {
+  it("an override of several lines is malformed, so that it cannot carry a second key", () => {
+    const refused = (text: string) => {
+      const parsed = parseOverrides([text])
+      return Result.isFailure(parsed) ? parsed.failure.why : parsed.success
+    }
+    assert.deepStrictEqual(
+      [refused('model="a"\nsandbox_mode="x"'), refused("model=a b"), refused("=x"), refused("model")],
+      ["malformed", [["model", "a b"]], "malformed", "malformed"]
+    )
+  })
+
   it("overrides pass by their flattened key, and none that governs does", () => {
     assert.deepStrictEqual(
       {
@@ -89,18 +101,39 @@ describe("CodexGovernance", () => {
     assert.strictEqual(Result.getOrThrow(twice).sandbox, "read-only")
   })
 
-  it("what governs comes last, whatever an override would say", () => {
+  it("what governs comes last, whatever an override would say; every server is asked about, no project trusted", () => {
     assert.deepStrictEqual(
       threadConfig({
-        cwd: "/w",
-        overrides: { features: { hooks: false }, model: "m" },
-        hooks: { PreToolUse: [] }
+        cwd: "/home/me/repo",
+        overrides: { features: { hooks: false }, web_search: "live", mcp_servers: {}, model: "m" },
+        hooks: { PreToolUse: [] },
+        mcpServers: ["toy", "other"]
       }),
       {
         model: "m",
-        features: { hooks: true, unified_exec_tty: false, goals: false, unbounded_connection_retries: false },
+        features: {
+          hooks: true,
+          unified_exec_tty: false,
+          goals: false,
+          unbounded_connection_retries: false,
+          view_image: false,
+          image_generation: false,
+          browser_use: false,
+          computer_use: false,
+          skill_mcp_dependency_install: false
+        },
         hooks: { PreToolUse: [] },
-        projects: { "/w": { trust_level: "untrusted" } }
+        web_search: "disabled",
+        mcp_servers: {
+          toy: { default_tools_approval_mode: "prompt" },
+          other: { default_tools_approval_mode: "prompt" }
+        },
+        projects: {
+          "/": { trust_level: "untrusted" },
+          "/home": { trust_level: "untrusted" },
+          "/home/me": { trust_level: "untrusted" },
+          "/home/me/repo": { trust_level: "untrusted" }
+        }
       }
     )
   })
@@ -200,6 +233,15 @@ describe("CodexGovernance", () => {
     })
   })
 
+  it("a file change names its paths, from its item in progress", () => {
+    const change = item("p1", { type: "fileChange", changes: [{ path: "/w/a" }, { path: "/w/b" }] })
+    const params = { threadId: "root", turnId: "t", itemId: "p1" }
+    assert.deepStrictEqual(
+      approvalOf("item/fileChange/requestApproval", params, new Map([change]), "root")!.call.call.paths,
+      ["/w/a", "/w/b"]
+    )
+  })
+
   it("an elicitation is the one item in progress with its server, tool and arguments; two alike are nobody's", () => {
     const idOf = (items: ReadonlyArray<readonly [string, ItemEvent]>, params: unknown) =>
       approvalOf("mcpServer/elicitation/request", elicitation("toy", "poke", params), new Map(items), "root")!
@@ -211,16 +253,23 @@ describe("CodexGovernance", () => {
         idOf([item("a", poke), item("b", { ...poke, tool: "pat" })], { what: "x" }),
         idOf([item("a", poke)], { what: "y" }),
         idOf([item("a", poke), item("b", poke)], { what: "x" }),
-        idOf([], { what: "x" })
+        idOf([], { what: "x" }),
+        idOf([["a", { ...item("a", poke)[1], threadId: "child" }]], { what: "x" })
       ],
-      ["a", "a", null, null, null]
+      ["a", "a", null, null, null, null]
     )
   })
 
-  it("a request that is no approval we know is none", () => {
+  it("a request that is no approval we know, or asks for more than its command, is none", () => {
+    const plain = { threadId: "root", turnId: "t", itemId: "i", command: "ls" }
+    assert.isNotNull(approvalOf("item/commandExecution/requestApproval", plain, new Map(), "root"))
     for (const [method, params] of [
       ["item/tool/requestUserInput", {}],
       ["item/commandExecution/requestApproval", { threadId: 1 }],
+      ["item/commandExecution/requestApproval", { ...plain, command: null }],
+      ["item/commandExecution/requestApproval", { ...plain, kind: "writeStdin" }],
+      ["item/commandExecution/requestApproval", { ...plain, networkApprovalContext: { host: "x" } }],
+      ["item/commandExecution/requestApproval", { ...plain, additionalPermissions: { write: ["/"] } }],
       [
         "mcpServer/elicitation/request",
         { threadId: "root", turnId: "t", serverName: "toy", mode: "form", _meta: {} }

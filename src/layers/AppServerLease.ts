@@ -1,9 +1,11 @@
 /** AppServerLease, live: the lease's actor under the supervisor `leases`, a scope per child generation. */
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import type * as Actor from "../services/Actor.ts"
 import {
@@ -20,7 +22,7 @@ import {
 import {
   type AppServerConnection,
   AppServerProcess,
-  type AppServerUnavailable
+  AppServerUnavailable
 } from "../services/AppServerProcess.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
@@ -49,7 +51,15 @@ export const make = Effect.gen(function* () {
       children.set(generation, scope)
       const exit = yield* Effect.exit(Scope.provide(start(generation), scope))
       if (Exit.isFailure(exit)) {
-        const error = yield* Effect.flip(exit)
+        const error = Option.getOrElse(
+          Cause.findErrorOption(exit.cause),
+          () =>
+            new AppServerUnavailable({
+              stage: "spawn",
+              problem: "starting it broke; the gateway's log says how."
+            })
+        )
+        if (Cause.hasDies(exit.cause)) yield* Effect.logError("starting the app-server broke", exit.cause)
         yield* self.tell({ _tag: "StartFailed", generation, error })
         return
       }

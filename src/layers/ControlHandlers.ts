@@ -5,7 +5,7 @@ import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { AgentDriver } from "../services/AgentDriver.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
-import { AuditLog } from "../services/AuditLog.ts"
+import { AuditLog, type AuditRow } from "../services/AuditLog.ts"
 import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
@@ -55,25 +55,26 @@ export const make = Effect.gen(function* () {
     Relays: () => registry.list,
     Leases: () => lease.list,
     AuditTail: ({ limit, follow }) => {
-      let last: number | null = null
-      const past = Stream.fromIterableEffect(audit.tail(limit))
+      // Rows are numbered from 1: after an empty log everything is new.
+      let last = 0
+      const noted = (rows: ReadonlyArray<AuditRow>): ReadonlyArray<AuditRow> => {
+        last = rows.at(-1)?.seq ?? last
+        return rows
+      }
+      // Following needs the last number even where nothing of the past is shown.
+      const past = Stream.fromIterableEffect(
+        Effect.map(audit.tail(follow ? Math.max(1, limit) : limit), (rows) =>
+          limit === 0 ? noted(rows).slice(0, 0) : noted(rows)
+        )
+      )
       // What fell between the look back and the subscription, or past a slow reader, is fetched when the gap shows.
       const later = Stream.mapEffect(audit.live, (row) => {
-        const missed = last === null ? 0 : row.seq - last - 1
-        return missed <= 0
-          ? Effect.succeed(last !== null && row.seq <= last ? [] : [row])
-          : Effect.map(audit.tail(Math.min(maxTail, missed + 1)), (rows) =>
-              rows.filter(({ seq }) => seq > last!)
-            )
+        if (row.seq <= last) return Effect.succeed([])
+        if (row.seq === last + 1) return Effect.sync(() => noted([row]))
+        // All there is: more rows may have come since, and a look back of just the gap's length would slide over it.
+        return Effect.map(audit.tail(maxTail), (rows) => noted(rows.filter(({ seq }) => seq > last)))
       })
-      return (follow ? Stream.concat(past, Stream.flattenIterable(later)) : past).pipe(
-        Stream.tap((row) =>
-          Effect.sync(() => {
-            last = row.seq
-          })
-        ),
-        Stream.mapError(refused)
-      )
+      return Stream.mapError(follow ? Stream.concat(past, Stream.flattenIterable(later)) : past, refused)
     },
     OpenRelay: ({ provider, sessionId, events }) =>
       Stream.callback<OpenedRelay, ControlRefused>((queue) =>

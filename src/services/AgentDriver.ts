@@ -99,6 +99,23 @@ export class TurnTimeout extends Schema.TaggedError<TurnTimeout>()("TurnTimeout"
   }
 }
 
+export class ThreadInUse extends Schema.TaggedError<ThreadInUse>()("ThreadInUse", {
+  threadId: Schema.String
+}) {
+  override get message(): string {
+    return `The thread ${this.threadId} belongs to another run now. Wait for that run, or use --fork.`
+  }
+}
+
+export class WorkingDirectoryUnusable extends Schema.TaggedError<WorkingDirectoryUnusable>()(
+  "WorkingDirectoryUnusable",
+  { path: Schema.String }
+) {
+  override get message(): string {
+    return `The working directory ${this.path} is not a directory that exists. Run the turn in one that does.`
+  }
+}
+
 /** A part below the run failed; `detail` is that part's own message, which says what to do. */
 export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   stage: Schema.Literals(["relay", "app-server", "thread", "turn", "record"]),

@@ -131,17 +131,13 @@ export const HookListing = Schema.Struct({
 })
 export type HookListing = typeof HookListing.Type
 
-export const BackgroundTerminals = Schema.Struct({
-  data: Schema.Array(Schema.Struct({ processId: Schema.String })),
-  nextCursor: Schema.optionalKey(Schema.NullOr(Schema.String))
-})
-
 const Turn = Schema.Struct({
   id: Schema.String,
   status: Schema.String,
   error: Schema.optionalKey(Schema.NullOr(Schema.Struct({ message: Schema.String })))
 })
-export const TurnCompleted = Schema.Struct({ threadId: Schema.String, turn: Turn })
+/** `turn/started` and `turn/completed`, of the root thread or a sub-agent's. */
+export const TurnChanged = Schema.Struct({ threadId: Schema.String, turn: Turn })
 
 /** `error`; Codex goes on by itself when `willRetry`. */
 export const ErrorNotification = Schema.Struct({
@@ -184,13 +180,19 @@ export const ItemEvent = Schema.Struct({
 })
 export type ItemEvent = typeof ItemEvent.Type
 
+/** Without a command there is nothing a policy could judge, and the request is refused. */
 export const CommandApproval = Schema.Struct({
   threadId: Schema.String,
   turnId: Schema.String,
   itemId: Schema.String,
-  command: Schema.optionalKey(Schema.NullOr(Schema.String)),
-  cwd: Schema.optionalKey(Schema.NullOr(Schema.String))
+  command: Schema.String,
+  cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  kind: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  networkApprovalContext: Schema.optionalKey(Schema.Unknown),
+  additionalPermissions: Schema.optionalKey(Schema.Unknown)
 })
+export type CommandApproval = typeof CommandApproval.Type
+
 export const FileChangeApproval = Schema.Struct({
   threadId: Schema.String,
   turnId: Schema.String,

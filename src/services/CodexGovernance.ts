@@ -22,13 +22,19 @@ import { type SandboxMode, sandboxModes } from "./Settings.ts"
 /**
  * `hooks`: a trusted repository could switch them off. `unified_exec_tty`: with a terminal, `write_stdin` types commands
  * into a shell unseen by hook and approval. `goals`: the server would start turns by itself.
- * `unbounded_connection_retries`: a provider that refuses connections would hang the turn for ever.
+ * `unbounded_connection_retries`: a provider that refuses connections would hang the turn for ever. The others are tools
+ * that no approval guards: when Codex cannot start the hook (an agent can move its own working directory away), they ran.
  */
 export const governedFeatures = {
   hooks: true,
   unified_exec_tty: false,
   goals: false,
-  unbounded_connection_retries: false
+  unbounded_connection_retries: false,
+  view_image: false,
+  image_generation: false,
+  browser_use: false,
+  computer_use: false,
+  skill_mcp_dependency_install: false
 } as const
 
 export const approvalPolicy = "untrusted"
@@ -90,17 +96,35 @@ export const checkOverrides = (
   return Result.succeed({ config, sandbox: strictest })
 }
 
-/** The `config` of thread/start, resume and fork. What governs comes last, so that nothing before it can loosen it. */
+/** The directory itself and everything above it: Codex looks for a trusted project at each. */
+const withAncestors = (cwd: string): ReadonlyArray<string> => {
+  const parts = cwd.split("/").filter((part) => part !== "")
+  return ["/", ...parts.map((_, index) => `/${parts.slice(0, index + 1).join("/")}`)]
+}
+
+/**
+ * The `config` of thread/start, resume and fork. What governs comes last, so that nothing before it can loosen it.
+ *
+ * `cwd` is a real path: Codex compares the names. An MCP server that calls its tools read-only would not be asked about,
+ * and a hosted search runs at the provider, so both are set for every server and thread.
+ */
 export const threadConfig = (options: {
   readonly cwd: string
   readonly overrides: Readonly<Record<string, unknown>>
   readonly hooks: Readonly<Record<string, unknown>>
+  readonly mcpServers: ReadonlyArray<string>
 }): Readonly<Record<string, unknown>> => ({
   ...options.overrides,
   features: governedFeatures,
   hooks: options.hooks,
+  web_search: "disabled",
+  mcp_servers: Object.fromEntries(
+    options.mcpServers.map((name) => [name, { default_tools_approval_mode: "prompt" }])
+  ),
   // Neither the repository's hooks, rules and MCP servers nor Codex's habit of trusting every project it starts in.
-  projects: { [options.cwd]: { trust_level: "untrusted" } }
+  projects: Object.fromEntries(
+    withAncestors(options.cwd).map((directory) => [directory, { trust_level: "untrusted" }])
+  )
 })
 
 /** One of our handlers, as it must appear in `hooks/list`. */
@@ -169,6 +193,12 @@ export const unwrapShell = (line: string): string => {
     : line
 }
 
+/** A request for network access, wider permissions or typed input is about more than the command a policy would see. */
+const isPlainCommand = ({ kind, networkApprovalContext, additionalPermissions }: CommandApproval): boolean =>
+  (kind ?? "command") === "command" &&
+  (networkApprovalContext ?? null) === null &&
+  (additionalPermissions ?? null) === null
+
 export type ApprovalKind = "command" | "file-change" | "mcp"
 
 export interface ApprovalRequest {
@@ -208,15 +238,18 @@ export const approvalOf = (
   })
   if (method === "item/commandExecution/requestApproval")
     return Option.getOrNull(
-      Option.map(decodeCommand(params), ({ threadId, turnId, itemId, command, cwd }) => {
-        const line = unwrapShell(command ?? "")
-        return about("command", threadId, {
-          callId: itemId,
-          turnId,
-          cwd: cwd ?? null,
-          call: { tool: "Bash", kind: "shell", command: line, paths: [], input: { command: line } }
-        })
-      })
+      Option.map(
+        Option.filter(decodeCommand(params), isPlainCommand),
+        ({ threadId, turnId, itemId, command, cwd }) => {
+          const line = unwrapShell(command)
+          return about("command", threadId, {
+            callId: itemId,
+            turnId,
+            cwd: cwd ?? null,
+            call: { tool: "Bash", kind: "shell", command: line, paths: [], input: { command: line } }
+          })
+        }
+      )
     )
   if (method === "item/fileChange/requestApproval")
     return Option.getOrNull(

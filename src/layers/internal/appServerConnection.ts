@@ -94,6 +94,13 @@ export const open = Effect.fnUntraced(function* (options: {
           )
     )
 
+  /** A sub-agent's message to its parent names the parent in the same form; taken for a child it would close a circle. */
+  const isAncestor = (candidate: string, threadId: string): boolean => {
+    for (let id: string | undefined = threadId; id !== undefined; id = parents.get(id))
+      if (id === candidate) return true
+    return false
+  }
+
   const routeOf = (threadId: string | null): readonly [string, Route] | null => {
     for (let id = threadId; id !== null; id = parents.get(id) ?? null) {
       const route = routes.get(id)
@@ -104,7 +111,13 @@ export const open = Effect.fnUntraced(function* (options: {
 
   const deliver = (frame: Extract<Frame, { readonly _tag: "notification" | "request" }>) => {
     const { threadId, child } = threadsOf(frame.params)
-    if (child !== null && threadId !== null && child !== threadId && !parents.has(child)) {
+    if (
+      child !== null &&
+      threadId !== null &&
+      !parents.has(child) &&
+      !routes.has(child) &&
+      !isAncestor(child, threadId)
+    ) {
       if (parents.size >= maxChildThreads) parents.delete(parents.keys().next().value!)
       parents.set(child, threadId)
     }

@@ -1,7 +1,13 @@
-/** What goes into a Codex thread's configuration that needs a parser or a hash: overrides from text, hooks with their trust. */
+/**
+ * What goes into a Codex thread's configuration that needs a parser, a hash or a look at the disk: overrides from text,
+ * hooks with their trust, the real working directory, the user's MCP servers.
+ */
+import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import * as crypto from "node:crypto"
+import * as fs from "node:fs"
 import { parse as parseToml } from "smol-toml"
+import { WorkingDirectoryUnusable } from "../../services/AgentDriver.ts"
 import { ConfigKeyRefused, type ExpectedHook, flatten } from "../../services/CodexGovernance.ts"
 import { hooksTable } from "../../services/HookProviderCodex.ts"
 import type { Relay } from "../../services/RelayRegistry.ts"
@@ -50,3 +56,21 @@ export const governedHooks = (commands: Relay["commands"], timeoutMs: number) =>
   }))
   return { hooks: { ...table, state }, expected }
 }
+
+/** Without links, dots and slashes at its end: Codex compares the names of trusted projects as they are. */
+export const workingDirectory = (path: string): Effect.Effect<string, WorkingDirectoryUnusable> =>
+  Effect.try({
+    try: () => {
+      const real = fs.realpathSync(path)
+      if (!fs.statSync(real).isDirectory()) throw new Error("not a directory")
+      return real
+    },
+    catch: () => new WorkingDirectoryUnusable({ path })
+  })
+
+/** The servers of CODEX_HOME's own config; a repository's are never started. What cannot be read is Codex's to complain of. */
+export const mcpServerNames = (codexHome: string): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.try(() => {
+    const { mcp_servers } = parseToml(fs.readFileSync(`${codexHome}/config.toml`, "utf8"))
+    return typeof mcp_servers === "object" ? Object.keys(mcp_servers) : []
+  }).pipe(Effect.orElseSucceed(() => []))
