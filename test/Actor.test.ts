@@ -3,6 +3,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
@@ -128,6 +129,29 @@ describe("Actor", () => {
       yield* actor.end
       assert.deepStrictEqual(yield* Fiber.join(watching), [1, 2])
       assert.deepStrictEqual(yield* Stream.runCollect(actor.watch), [])
+    })
+  )
+
+  it.effect("a slow watcher misses the oldest states and never slows the actor", () =>
+    Effect.gen(function* () {
+      const actor = yield* Actor.start(counter("wait", 8))
+      const [looked, goOn] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const watching = yield* actor.watch.pipe(
+        Stream.tap(() => Effect.andThen(Deferred.succeed(looked, undefined), Deferred.await(goOn))),
+        Stream.runCollect,
+        Effect.forkChild
+      )
+      yield* Deferred.await(looked)
+      const events = 2 * Actor.watchBuffer
+      for (let n = 0; n < events; n++) yield* actor.tell({ _tag: "add", n: 1 })
+      // All are handled while the watcher still looks at the first state.
+      assert.strictEqual(yield* get(actor), events)
+      assert.deepStrictEqual(yield* Stream.runHead(actor.watch), Option.some(events))
+      yield* Deferred.succeed(goOn, undefined)
+      yield* TestClock.adjust(0)
+      yield* actor.end
+      const last = Array.from({ length: Actor.watchBuffer }, (_, n) => events - Actor.watchBuffer + 1 + n)
+      assert.deepStrictEqual(yield* Fiber.join(watching), [0, ...last])
     })
   )
 

@@ -75,7 +75,7 @@ describe("AppServerLease", () => {
   )
 
   it.effect(
-    "a waiter's own deadline costs it its claim alone; the child goes on starting for the other",
+    "a waiter's own deadline costs it its claim, all of it; the child goes on starting for the other",
     () =>
       Effect.gen(function* () {
         const lease = yield* AppServerLease
@@ -89,7 +89,10 @@ describe("AppServerLease", () => {
         assert.deepStrictEqual(yield* Fiber.join(first), new LeaseTimeout({ timeoutMs: 15_000 }))
         yield* Deferred.succeed(gate, undefined)
         assert.strictEqual((yield* Fiber.join(second)).generation, 1)
+        yield* TestClock.adjust("29999 millis")
         assert.deepStrictEqual(fake.log, ["start 1"])
+        yield* TestClock.adjust("1 millis")
+        assert.deepStrictEqual(fake.log, ["start 1", "stop 1"])
       }).pipe(Effect.provide(Lease))
   )
 

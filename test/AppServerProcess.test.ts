@@ -2,9 +2,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { open } from "../src/layers/internal/appServerConnection.ts"
@@ -166,14 +168,51 @@ describe("AppServerProcess", () => {
     })
   )
 
+  it.effect("a thread that is given back takes its sub-agents along: what they still ask is refused", () =>
+    Effect.gen(function* () {
+      const { connection, say, written } = yield* peer
+      const scope = yield* Scope.make()
+      const ended = yield* Scope.provide(connection.thread("a"), scope)
+      const spawned = { type: "subAgentActivity", agentThreadId: "a1" }
+      yield* say({ method: "item/started", params: { threadId: "a", item: spawned } })
+      yield* say({ id: 1, method: "ask", params: { threadId: "a1" } })
+      assert.deepStrictEqual(
+        (yield* Queue.clear(ended)).map(({ _tag }) => _tag),
+        ["notification", "request"]
+      )
+      yield* Scope.close(scope, Exit.void)
+      yield* say({ id: 2, method: "ask", params: { threadId: "a" } })
+      // Its id comes back, for a run that never had that sub-agent.
+      const next = yield* connection.thread("a")
+      yield* say({ id: 3, method: "ask", params: { threadId: "a1" } })
+      assert.deepStrictEqual(
+        (yield* Queue.clear(written)).map((answer) => [
+          answer.id,
+          (answer["error"] as { readonly code: number }).code
+        ]),
+        [
+          [2, -32601],
+          [3, -32601]
+        ]
+      )
+      assert.strictEqual(yield* Queue.size(next), 0)
+    })
+  )
+
   it.effect("a borrower that does not read is shed, and the others do not notice", () =>
     Effect.gen(function* () {
-      const { connection, say } = yield* peer
+      const { connection, say, written } = yield* peer
       const [slow, quick] = [yield* connection.thread("slow"), yield* connection.thread("quick")]
-      const flood = Array.from({ length: threadQueueCapacity + 1 }, () =>
+      const flood = Array.from({ length: threadQueueCapacity }, () =>
         JSON.stringify({ method: "x", params: { threadId: "slow" } })
       ).join("\n")
       yield* say(flood)
+      assert.strictEqual(yield* Queue.size(slow), threadQueueCapacity)
+      // The one too many is a request, which the server waits for: it is refused like any that nobody answers.
+      yield* say({ id: 5, method: "ask", params: { threadId: "slow" } })
+      const refusal = yield* Queue.take(written)
+      assert.strictEqual(refusal.id, 5)
+      assert.deepInclude(refusal["error"] as object, { code: -32601 })
       yield* say({ method: "y", params: { threadId: "quick" } })
       assert.strictEqual((yield* Queue.take(quick)).method, "y")
       yield* Queue.takeN(slow, threadQueueCapacity)

@@ -1,11 +1,13 @@
 /** The operator's command with wrong input: one clear line that says what to do, the designed code, and nothing changed. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as childProcess from "node:child_process"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { overridesFor, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
-import { holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+import { dist, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
 const seconds = 30_000
 
@@ -14,6 +16,9 @@ const stateOf = (place: Place): ReadonlyArray<string> => {
   const state = path.join(place.home, "state")
   return fs.existsSync(state) ? fs.readdirSync(state) : []
 }
+
+const scripted = (url: string): ReadonlyArray<string> =>
+  [...overridesFor(url), 'model="gpt-5.5"'].flatMap((override) => ["-c", override])
 
 const oneLine = /^holdfast: [^\n]+\n$/
 
@@ -261,6 +266,164 @@ cat > /dev/null
           ["governed", "hook", "verdict", "command", "message", "ended"].toSorted()
         )
       }).pipe(Effect.provide(providerLayer)),
+    seconds
+  )
+
+  it.live(
+    "a turn that does not complete is exit 1",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const provider = yield* ScriptedProvider
+        yield* provider.script("be refused", [{ status: 401 }])
+        const ran = yield* holdfast(place, ["codex", ...scripted(provider.url), "be refused"])
+        assert.strictEqual(ran.code, 1)
+        assert.match(ran.stdout, /turn failed[^\n]*\n$/)
+      }).pipe(Effect.provide(providerLayer)),
+    seconds
+  )
+
+  it.live(
+    "resume goes on with that thread, fork with a copy",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const provider = yield* ScriptedProvider
+        yield* provider.script("speak", [{ say: "done" }])
+        const threadOf = Effect.fnUntraced(function* (...flags: ReadonlyArray<string>) {
+          const ran = yield* holdfast(place, [
+            "codex",
+            "--json",
+            ...flags,
+            ...scripted(provider.url),
+            "speak"
+          ])
+          assert.strictEqual(ran.code, 0, ran.stderr)
+          const events = ran.stdout
+            .trim()
+            .split("\n")
+            .map((line) => JSON.parse(line) as { readonly _tag: string; readonly threadId?: string })
+          return events.find(({ _tag }) => _tag === "governed")?.threadId ?? ""
+        })
+        const first = yield* threadOf()
+        assert.match(first, /^[0-9a-f-]{36}$/)
+        assert.strictEqual(yield* threadOf("--resume", first), first)
+        const forked = yield* threadOf("--fork", first)
+        assert.match(forked, /^[0-9a-f-]{36}$/)
+        assert.notStrictEqual(forked, first)
+      }).pipe(Effect.provide(providerLayer)),
+    seconds
+  )
+
+  it.live(
+    "a gateway that dies over a question is one clear line, exit 1",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        // Its first row says that it follows.
+        assert.strictEqual((yield* holdfast(place, ["doctor"])).code, 0)
+        const child = yield* Effect.acquireRelease(
+          Effect.sync(() =>
+            childProcess.spawn("/bin/sh", [path.join(dist, "holdfast.sh"), "audit", "tail", "-f"], {
+              env: place.env
+            })
+          ),
+          (child) => Effect.sync(() => child.kill("SIGKILL"))
+        )
+        let stderr = ""
+        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text))
+        const closed = yield* Effect.forkChild(
+          Effect.callback<number | null>((resume) => {
+            child.once("close", (code) => resume(Effect.succeed(code)))
+          }),
+          { startImmediately: true }
+        )
+        yield* Effect.callback<void>((resume) => {
+          child.stdout.once("data", () => resume(Effect.void))
+        })
+        yield* gateway.end("SIGKILL")
+        assert.strictEqual(yield* Fiber.join(closed), 1)
+        assert.match(stderr, /^holdfast: The gateway closed the connection before it answered\.[^\n]*\n$/)
+      }),
+    seconds
+  )
+
+  it.live(
+    "doctor sends one hook the whole way round",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const ran = yield* holdfast(place, ["doctor", "--json"])
+        assert.strictEqual(ran.code, 0, ran.stdout)
+        const checks = JSON.parse(ran.stdout) as ReadonlyArray<{
+          readonly what: string
+          readonly status: string
+        }>
+        assert.deepInclude(
+          checks.map(({ what, status }) => `${what}: ${status}`),
+          "hook round trip: ok"
+        )
+        const audit = yield* holdfast(place, ["audit", "tail", "--json"])
+        assert.deepInclude(JSON.parse(audit.stdout), {
+          callId: "doctor",
+          source: "hook",
+          subject: "true",
+          verdict: "allow"
+        })
+      }),
+    seconds
+  )
+
+  it.live(
+    "`holdfast --json up` is `holdfast up --json`",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const readyOf = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
+          const child = yield* Effect.acquireRelease(
+            Effect.sync(() =>
+              childProcess.spawn("/bin/sh", [path.join(dist, "holdfast.sh"), ...args], { env: place.env })
+            ),
+            (child) =>
+              Effect.callback<void>((resume) => {
+                if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)
+                child.once("exit", () => resume(Effect.void))
+                child.kill("SIGTERM")
+              })
+          )
+          const line = yield* Effect.callback<string>((resume) => {
+            child.stdout.setEncoding("utf8").once("data", (text: string) => resume(Effect.succeed(text)))
+            child.once("exit", (code) => resume(Effect.succeed(`{"exited":${code}}`)))
+          })
+          const ready = JSON.parse(line) as Readonly<Record<string, unknown>>
+          return { keys: Object.keys(ready), ready: ready["ready"], isChild: ready["pid"] === child.pid }
+        }, Effect.scoped)
+        const expected = {
+          keys: ["ready", "pid", "epoch", "control", "hooks"],
+          ready: true,
+          isChild: true
+        }
+        assert.deepStrictEqual(yield* readyOf("up", "--json"), expected)
+        assert.deepStrictEqual(yield* readyOf("--json", "up"), expected)
+      }),
+    seconds
+  )
+
+  it.live(
+    "an error line masks secrets",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace({}, { HOLDFAST_CODEX: "/x/sk-aaaaaaaaaaaaaaaaaaaaaaaa" })
+        yield* startGateway(place)
+        const ran = yield* holdfast(place, ["codex", "hello"])
+        assert.strictEqual(ran.code, 1)
+        assert.match(ran.stderr, /^holdfast: [^\n]*No codex program was found \(looked at \/x\/[^\n]*\n$/)
+        assert.notInclude(ran.stderr + ran.stdout, "sk-aaaa")
+      }),
     seconds
   )
 })

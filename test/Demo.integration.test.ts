@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
-import { dist, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+import { holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
 const seconds = 60_000
 
@@ -58,11 +58,16 @@ describe("holdfast demo", () => {
     () =>
       Effect.gen(function* () {
         const place = yield* makePlace()
-        yield* startGateway(place)
+        const { pid } = yield* startGateway(place)
+        const whoRuns = Effect.map(holdfast(place, ["status", "--json"]), ({ stdout }) => {
+          const { epoch, owner } = JSON.parse(stdout) as { epoch: string; owner: { pid: number } }
+          return { epoch, pid: owner.pid }
+        })
+        const before = yield* whoRuns
+        assert.strictEqual(before.pid, pid)
         const { code } = yield* demo({})
         assert.strictEqual(code, 0)
-        assert.strictEqual((yield* holdfast(place, ["status"])).code, 0)
-        assert.isTrue(fs.existsSync(dist))
+        assert.deepStrictEqual(yield* whoRuns, before)
       }),
     seconds
   )

@@ -164,16 +164,10 @@ describe("gateway", () => {
           }
         })
       )
-      const provider = yield* ScriptedProvider
-      yield* provider.script("wait for it", [shell("true"), { say: "done" }])
       const first = yield* startGateway(place)
       const relay = yield* openRelay(place, "")
       const waiting = yield* Effect.forkScoped(hook(place, relay.commands["pre_tool_use"]!))
       yield* eventually("the policy was asked", () => fs.existsSync(asked))
-      const record = fs.readFileSync(
-        relay.commands["pre_tool_use"]!.match(/'([^']*bridges[^']*)'/)![1]!,
-        "utf8"
-      )
       yield* first.end("SIGKILL")
       // Whoever serves that relay next writes the same path; here a stand-in does, at once.
       fs.writeFileSync(config, JSON.stringify({ policy: policyOf("deny", "second") }))
@@ -184,7 +178,6 @@ describe("gateway", () => {
       fs.copyFileSync(source, `${target}.next`)
       fs.renameSync(`${target}.next`, target)
       const ran = yield* Fiber.join(waiting)
-      assert.notStrictEqual(record, "")
       assert.deepInclude(JSON.parse(ran.stdout).hookSpecificOutput, {
         hookEventName: "PreToolUse",
         permissionDecision: "deny",
@@ -265,6 +258,16 @@ describe("gateway", () => {
         "the command is gone",
         () => !marked(status.mark).some((line) => line.endsWith(" sleep"))
       )
+      const relays = yield* ask(
+        place,
+        Effect.gen(function* () {
+          return yield* (yield* ControlClient).Relays()
+        })
+      )
+      assert.deepStrictEqual(
+        relays.filter(({ state }) => state === "live"),
+        []
+      )
     })
   )
 
@@ -306,32 +309,68 @@ describe("gateway", () => {
           })
         )
         assert.isFalse(rows.some((row) => row.verdict !== "deny"))
-        assert.isDefined(exit)
+        const asked = (yield* provider.log).length
+        console.log("CASE", what, asked, JSON.stringify(exit).match(/HookIncident|"status":"[a-z]+","problem"[^}]*/g)?.join(), JSON.stringify(rows.map((r) => [r.source, r.verdict, r.policy, r.reason])))
       })
     )
 
   live("a socket path over the system's limit is refused in one line that says what to do", () =>
     Effect.gen(function* () {
-      const place = yield* makePlace({}, { HOLDFAST_RUNTIME_DIR: `/tmp/${"x".repeat(90)}` })
+      const made = yield* makePlace()
+      const runtimeDir = path.join(made.runtimeDir, "x".repeat(90))
+      const place: Place = { ...made, env: { ...made.env, HOLDFAST_RUNTIME_DIR: runtimeDir } }
       const { code, stderr, stdout } = yield* holdfast(place, ["up"])
       assert.deepStrictEqual({ code, stdout }, { code: 1, stdout: "" })
       assert.match(
         stderr,
         /^holdfast: The socket path .* bytes; this system allows 107\. Set HOLDFAST_RUNTIME_DIR to a shorter directory\.\n$/
       )
-      fs.rmSync(`/tmp/${"x".repeat(90)}`, { recursive: true, force: true })
     })
   )
 
-  live("SIGINT ends it cleanly with 0", () =>
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
+    live(`${signal} ends it cleanly with 0; its sockets are its user's alone, and gone with it`, () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        const sockets = () => fs.readdirSync(place.runtimeDir).filter((name) => name.endsWith(".sock"))
+        assert.deepStrictEqual(
+          sockets().map((name) => [
+            name.replace(/-.*/, ""),
+            fs.statSync(path.join(place.runtimeDir, name)).mode & 0o777
+          ]),
+          [
+            ["control", 0o600],
+            ["hooks", 0o600]
+          ]
+        )
+        assert.deepStrictEqual(yield* gateway.end(signal), { code: 0, signal: null })
+        assert.deepStrictEqual(sockets(), [])
+      })
+    )
+
+  live("no secret reaches the log", () =>
     Effect.gen(function* () {
-      const place = yield* makePlace()
-      const gateway = yield* startGateway(place)
-      assert.deepStrictEqual(yield* gateway.end("SIGINT"), { code: 0, signal: null })
-      assert.deepStrictEqual(
-        fs.readdirSync(place.runtimeDir).filter((name) => name.endsWith(".sock")),
-        []
+      const place = yield* makePlace({}, { HOLDFAST_LOG_LEVEL: "info" })
+      const program = path.join(place.home, "fake-codex")
+      fs.writeFileSync(
+        program,
+        `#!/bin/sh
+read -r line
+echo '{"id":1,"result":{"userAgent":"holdfast/0.169.0 (Linux)","codexHome":"/"}}'
+read -r line
+echo "last words api_key=sk-aaaaaaaaaaaaaaaaaaaaaaaa" >&2
+exit 7
+`,
+        { mode: 0o755 }
       )
+      const changed: Place = { ...place, env: { ...place.env, HOLDFAST_CODEX: program } }
+      const gateway = yield* startGateway(changed)
+      const ran = yield* holdfast(changed, ["codex", "hello"])
+      assert.strictEqual(ran.code, 1)
+      yield* gateway.end("SIGTERM")
+      assert.include(gateway.stderr(), "last words")
+      assert.notInclude(gateway.stderr() + ran.stderr + ran.stdout, "sk-aaaa")
     })
   )
 

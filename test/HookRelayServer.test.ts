@@ -12,10 +12,11 @@ import * as TestClock from "effect/testing/TestClock"
 import * as fs from "node:fs"
 import * as http from "node:http"
 import * as net from "node:net"
+import { Worker } from "node:worker_threads"
 import { layer } from "../src/layers/HookRelayServer.ts"
 import { AuditUnavailable } from "../src/services/AuditLog.ts"
 import { Epoch } from "../src/services/Epoch.ts"
-import { bodyDeadlineMs, HookRelay } from "../src/services/HookRelay.ts"
+import { bodyDeadlineMs, HookRelay, maxConnections } from "../src/services/HookRelay.ts"
 import { denyText } from "../src/services/HookWire.ts"
 import { resolve, Settings } from "../src/services/Settings.ts"
 import { temporaryDirectory } from "./support/HookGateway.ts"
@@ -111,14 +112,19 @@ const send = (socketPath: string, { method, path, headers, body, chunked }: Ask 
       headers: Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)),
       agent: false
     })
-    request.on("error", (error) => resume(Effect.succeed({ status: 0, body: error.message })))
+    let answer = { status: 0, body: "" }
+    request.on("error", (error) => {
+      answer = { status: 0, body: error.message }
+    })
     request.on("response", (response) => {
       const chunks: Array<Buffer> = []
       response.on("data", (chunk: Buffer) => chunks.push(chunk))
-      response.on("end", () =>
-        resume(Effect.succeed({ status: response.statusCode!, body: Buffer.concat(chunks).toString() }))
-      )
+      response.on("end", () => {
+        answer = { status: response.statusCode!, body: Buffer.concat(chunks).toString() }
+      })
     })
+    // No sooner: a connection that is still closing would count as left open.
+    request.on("close", () => resume(Effect.succeed(answer)))
     request.end(text)
     return Effect.sync(() => request.destroy())
   })
@@ -135,8 +141,41 @@ const raw = (socketPath: string, text: string) =>
     (socket) => Effect.sync(() => socket.destroy())
   )
 
+/** A socket that somebody listens on who accepts nobody: a thread that stands still from then on. */
+const unattended = (path: string) =>
+  Effect.acquireRelease(
+    Effect.callback<Worker>((resume) => {
+      const worker = new Worker(
+        `const { parentPort, workerData: path } = require("node:worker_threads")
+         require("node:net").createServer().listen({ path, backlog: 1 }, () => {
+           parentPort.postMessage("listens")
+           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)
+         })`,
+        { eval: true, workerData: path }
+      )
+      worker.once("message", () => resume(Effect.succeed(worker)))
+    }),
+    (worker) => Effect.promise(() => worker.terminate())
+  )
+
+/** `connected`, as it also is in the queue of one who does not accept, or the code of the failure. */
+const knocks = (path: string) =>
+  Effect.acquireRelease(
+    Effect.callback<{ readonly socket: net.Socket; readonly code: string }>((resume) => {
+      const socket = net.connect(path)
+      socket.once("connect", () => resume(Effect.succeed({ socket, code: "connected" })))
+      socket.once("error", (error: NodeJS.ErrnoException) =>
+        resume(Effect.succeed({ socket, code: error.code ?? "" }))
+      )
+    }),
+    ({ socket }) => Effect.sync(() => socket.destroy())
+  )
+
 const head = (length: number): string =>
   `POST /v1/hooks/pre_tool_use HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\nx-holdfast-relay: r\r\nx-holdfast-generation: 3\r\ncontent-length: ${length}\r\n\r\n`
+
+/** One turn of the event loop. */
+const turn = Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
 
 const pipes = (): ReadonlyArray<string> =>
   process
@@ -259,6 +298,8 @@ describe("HookRelayServer", () => {
   it.effect("gives a body that does not come the time that it says, and no more", () =>
     Effect.gen(function* () {
       const { relays, socketPath } = yield* opened
+      const looked = yield* Deferred.make<void>()
+      relays.beforeFind(() => Deferred.doneUnsafe(looked, Effect.void))
       const socket = yield* raw(socketPath, `${head(100)}{`)
       const answer = yield* Effect.forkChild(
         Effect.callback<string>((resume) => {
@@ -266,13 +307,29 @@ describe("HookRelayServer", () => {
         }),
         { startImmediately: true }
       )
-      // The server starts to wait at a moment that only it knows; the clock moves on until it has.
-      const time = yield* Effect.forkChild(
-        Effect.forever(Effect.andThen(TestClock.adjust(bodyDeadlineMs), Effect.yieldNow))
-      )
-      assert.strictEqual(yield* Fiber.join(answer), "HTTP/1.1 408 Request Timeout")
-      yield* Fiber.interrupt(time)
+      yield* Deferred.await(looked)
+      yield* TestClock.adjust(0)
+      yield* TestClock.adjust(bodyDeadlineMs - 1)
+      assert.deepStrictEqual(relays.log, ["find r"])
+      yield* TestClock.adjust(1)
       assert.deepStrictEqual(relays.log, ["find r", "refused r"])
+      // It is told once it has had as long again to send what is then thrown away.
+      yield* TestClock.adjust(bodyDeadlineMs)
+      assert.strictEqual(yield* Fiber.join(answer), "HTTP/1.1 408 Request Timeout")
+    })
+  )
+
+  it.effect("turns away more connections than the bound, and serves the last one within it", () =>
+    Effect.gen(function* () {
+      const { socketPath } = yield* opened
+      for (let n = 1; n < maxConnections; n++) yield* raw(socketPath, "")
+      const body = JSON.stringify(preToolUse)
+      const last = yield* raw(socketPath, head(body.length) + body)
+      const answered = Effect.callback<string>((resume) => {
+        last.once("data", (chunk) => resume(Effect.succeed(chunk.toString().split("\r\n")[0]!)))
+      })
+      assert.strictEqual(yield* answered, "HTTP/1.1 200 OK")
+      assert.strictEqual((yield* send(socketPath)).status, 0)
     })
   )
 
@@ -373,6 +430,20 @@ describe("HookRelayServer", () => {
     })
   )
 
+  it.effect("takes a socket with a full queue for somebody's, and leaves it there", () =>
+    Effect.gen(function* () {
+      const { close, home, socketPath } = yield* opened
+      yield* close
+      yield* unattended(socketPath)
+      let code = "connected"
+      while (code === "connected") code = (yield* knocks(socketPath)).code
+      assert.strictEqual(code, "EAGAIN")
+      const second = yield* Effect.flip(Effect.scoped(Layer.build(serverIn(home))))
+      assert.deepInclude(second, { _tag: "HookSocketUnusable", problem: "in-use" })
+      assert.isTrue(fs.lstatSync(socketPath).isSocket())
+    })
+  )
+
   it.effect("says what to do about a path that no socket can have", () =>
     Effect.gen(function* () {
       const home = `${yield* temporaryDirectory}/${"long/".repeat(30)}`
@@ -390,6 +461,12 @@ describe("HookRelayServer", () => {
       const before = pipes()
       for (let life = 0; life < 5; life++)
         yield* Effect.scoped(Effect.flatMap(opened, ({ socketPath }) => send(socketPath)))
+      // The loop forgets a closed handle at the end of its turn.
+      yield* turn
+      yield* turn
+      // A handle is gone some turns of the event loop after it was closed; one that leaks is never gone.
+      for (let turn = 0; turn < 1000 && pipes().length > before.length; turn++)
+        yield* Effect.promise(() => new Promise<void>((resume) => setImmediate(resume)))
       assert.deepStrictEqual(pipes(), before)
     })
   )

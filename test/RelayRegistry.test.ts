@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
@@ -20,6 +21,7 @@ import {
   RelayRegistry,
   type RelaySpec
 } from "../src/services/RelayRegistry.ts"
+import { Settings } from "../src/services/Settings.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
 import { FakeBridgeStore, layer as bridgeLayer } from "./support/BridgeStore.ts"
 import { layer as epochLayer } from "./support/Epoch.ts"
@@ -60,7 +62,7 @@ const approval = (callId: string | null, call: ToolCall): ApprovalCall => ({
   call
 })
 
-/** Denies `rm`, rewrites `old` to `new`, allows the rest. */
+/** Denies `rm`, rewrites `old` to `new`, thinks for ever about `think`, allows the rest. */
 const policy = Layer.succeed(Policy, {
   loaded: ["test"],
   decide: ({ call }) => {
@@ -69,6 +71,7 @@ const policy = Layer.succeed(Policy, {
       : call?.command === "old"
         ? { _tag: "rewrite", input: { command: "new" } }
         : { _tag: "allow" }
+    if (call?.command === "think") return Effect.never
     return Effect.succeed({ verdict, policy: "test", reason: verdict._tag, votes: [] })
   }
 })
@@ -98,6 +101,13 @@ const Relays = (broken = false) =>
       Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, auditOf(broken), treeLayer)
     )
   )
+
+const openForTools = Layer.effect(
+  Settings,
+  Effect.gen(function* () {
+    return { ...(yield* Settings), directions: { pre_tool_use: "open" } } as const
+  })
+)
 
 const spec = (over: Partial<RelaySpec> = {}): RelaySpec => ({
   provider: "codex",
@@ -144,6 +154,52 @@ describe("RelayRegistry", () => {
         assert.deepStrictEqual(yield* registry.list, [])
         assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1"])
       }).pipe(Effect.provide(Relays()))
+  )
+
+  it.effect("whoever can read the record finds the relay, credentials and all", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const bridges = yield* FakeBridgeStore
+      const found: Array<boolean> = []
+      yield* bridges.onceReadable(
+        Effect.gen(function* () {
+          const entry = yield* registry.find("r")
+          const [record] = yield* bridges.records
+          found.push(Option.isSome(entry) && entry.value.token === record?.token)
+        })
+      )
+      yield* registry.register(spec({ relayId: "r" }))
+      assert.deepStrictEqual(found, [true])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("the configured direction of each event is in its hook command", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(
+        spec({ relayId: "r", allowedEvents: ["pre_tool_use", "permission_request"] })
+      )
+      const start = "'/usr/bin/perl' '/dist/hookRelay.pl' '/run/holdfast-test/bridges/r'"
+      assert.strictEqual(relay.commands.pre_tool_use, `${start} 'pre_tool_use' 'open' '29000' || exit 0`)
+      assert.include(relay.commands.permission_request, `${start} 'permission_request' 'closed'`)
+      assert.match(relay.commands.permission_request!, /exit 2; \}$/)
+    }).pipe(Effect.provide(Layer.provide(Relays(), openForTools)), Effect.scoped)
+  )
+
+  it.effect("a list shows the session the agent turned out to have, and how many hooks were refused", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const relay = yield* registry.register(spec({ relayId: "r" }))
+      const shown = Effect.map(registry.list, (relays) =>
+        relays.map(({ decided, refused, sessionId }) => ({ decided, refused, sessionId }))
+      )
+      assert.deepStrictEqual(yield* shown, [{ decided: 0, refused: 0, sessionId: null }])
+      yield* relay.attachSession("S")
+      const entry = Option.getOrThrow(yield* registry.find("r"))
+      yield* entry.refused
+      yield* entry.refused
+      yield* TestClock.adjust(0)
+      assert.deepStrictEqual(yield* shown, [{ decided: 0, refused: 2, sessionId: "S" }])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
   )
 
   it.effect("two runs of one session have two relays; one id is never open twice", () =>
@@ -210,6 +266,21 @@ describe("RelayRegistry", () => {
         assert.deepStrictEqual(result, [true, false])
         assert.deepStrictEqual(rows, ["hook allow exec-1", "approval allow exec-1"])
       }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a decision of an ended run answers no approval", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const scope = yield* Scope.make()
+      const relay = yield* Scope.provide(registry.register(spec()), scope)
+      yield* relay.decide(event("exec-1", bash("touch x")), "hook")
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual(
+        (yield* registry.list).map(({ state }) => state),
+        ["lingering"]
+      )
+      assert.isFalse((yield* relay.approve(approval("exec-1", bash("touch x")))).fromHook)
+    }).pipe(Effect.provide(Relays()))
   )
 
   it.effect(
@@ -302,6 +373,32 @@ describe("RelayRegistry", () => {
       })
       assert.deepStrictEqual(yield* read(a), ["hook allow a1", "incident deny a2"])
       assert.deepStrictEqual(yield* read(b), ["hook allow b1"])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a hook that goes away while its policy thinks leaves a row that says how it fell", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const relay = yield* registry.register(spec())
+      const { rows } = yield* recorded(
+        Effect.gen(function* () {
+          const deciding = yield* Effect.forkChild(relay.decide(event("slow", bash("think")), "hook"), {
+            startImmediately: true
+          })
+          yield* Fiber.interrupt(deciding)
+        })
+      )
+      assert.deepStrictEqual(rows, ["hook deny slow"])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a rewrite that the provider cannot apply is recorded as the deny it becomes", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec())
+      const { result, rows } = yield* recorded(
+        relay.decide(event("m", { ...mcp({}), command: "old" }), "hook")
+      )
+      assert.deepStrictEqual([result.verdict._tag, rows], ["deny", ["hook deny m"]])
     }).pipe(Effect.provide(Relays()), Effect.scoped)
   )
 })

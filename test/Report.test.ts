@@ -4,6 +4,20 @@ import * as Report from "../src/services/Report.ts"
 import { formatAge, renderTree } from "../src/services/SupervisionTree.ts"
 import { entry } from "./support/AuditLog.ts"
 
+const relay = {
+  relayId: "r",
+  generation: 1,
+  provider: "codex",
+  runId: "run",
+  sessionId: null,
+  state: "live" as const,
+  events: [],
+  recordPath: "/r",
+  openedAt: 0,
+  decided: 0,
+  refused: 0
+}
+const command = { _tag: "command" as const, threadId: "t", itemId: "i", exitCode: 0 }
 const row = { ...entry, seq: 1, at: 0 }
 
 const drawn = (text: string) => ["\u001b", "\u202e", "\r"].filter((control) => text.includes(control))
@@ -14,6 +28,15 @@ describe("Report", () => {
     const shown = Report.agentEvent({ _tag: "verdict", row: { ...row, subject: evil } })!
     assert.deepStrictEqual(drawn(shown), [])
     assert.strictEqual(shown.split("\n").length, 2)
+    const texts = [
+      Report.auditRow({ ...row, tool: evil, policy: evil, reason: evil }),
+      Report.relays([{ ...relay, sessionId: evil }], 0).split("\n")[1]!,
+      Report.agentEvent({ _tag: "hook", event: evil, callId: evil, status: evil, durationMs: 1 })!,
+      Report.agentEvent({ _tag: "ended", status: evil, problem: evil })!,
+      Report.agentEvent({ _tag: "patch", threadId: "t", itemId: "i", paths: [evil], status: evil })!,
+      Report.agentEvent({ ...command, command: evil, status: evil, output: "" })!
+    ]
+    for (const text of texts) assert.deepStrictEqual([drawn(text), text.split("\n").length], [[], 1], text)
     assert.deepStrictEqual(drawn(Report.agentEvent({ _tag: "message", threadId: "t", text: evil })!), [])
   })
 

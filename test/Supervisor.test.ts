@@ -56,8 +56,8 @@ const summary = Effect.map(
   (tree) => tree.flatMap((node) => node.children.map(({ id, state, restarts }) => ({ id, state, restarts })))
 )
 
-/** Every finalizer of a scope and of the scopes forked from it: what a leak makes grow. */
-const finalizersBelow = (scope: Scope.Scope): number => {
+/** The finalizers of a scope itself: what a leak makes grow. A scope forked from it counts as one, whatever is in it. */
+const finalizersOf = (scope: Scope.Scope): number => {
   const state = scope.state
   return state._tag === "Open" ? (state.finalizers?.size ?? 1) : 0
 }
@@ -204,7 +204,7 @@ describe("Supervisor", () => {
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const supervisor = yield* Scope.provide(Supervisor.make("test"), scope)
-      const baseline = finalizersBelow(scope)
+      const baseline = finalizersOf(scope)
       const lives = { open: 0 }
       const log: Array<string> = []
       for (let i = 0; i < 10_000; i++) {
@@ -225,7 +225,7 @@ describe("Supervisor", () => {
           open: lives.open,
           closed: log.length,
           listed: yield* supervisor.list,
-          finalizers: finalizersBelow(scope)
+          finalizers: finalizersOf(scope)
         },
         { open: 0, closed: 10_000, listed: [], finalizers: baseline }
       )

@@ -255,6 +255,11 @@ export const make = Effect.gen(function* () {
     }
   )
   server.maxConnections = maxConnections
+  // Node's own head deadline starts with the first byte; a connection that never speaks would hold its place for ever.
+  server.on("connection", (socket) => {
+    socket.setTimeout(bodyDeadlineMs, () => socket.destroy())
+  })
+  server.on("request", ({ socket }: Http.IncomingMessage) => socket.setTimeout(0))
 
   yield* Effect.acquireRelease(listening(server, socketPath), () =>
     Effect.gen(function* () {

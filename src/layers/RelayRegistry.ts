@@ -18,8 +18,13 @@ import type { Actor } from "../services/Actor.ts"
 import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
-import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
-import { timeoutSeconds } from "../services/HookProviderCodex.ts"
+import {
+  type DirectionOverrides,
+  directionFor,
+  type HookEvent,
+  type HookEventName
+} from "../services/HookEvent.ts"
+import { settle, timeoutSeconds } from "../services/HookProviderCodex.ts"
 import { hookCommand } from "../services/HookRelay.ts"
 import { type Decision, Policy } from "../services/Policy.ts"
 import {
@@ -81,6 +86,14 @@ const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
     decision
   }
 }
+
+/** What became of a call whose hook did not wait for the answer. */
+const unanswered = (directions: DirectionOverrides, event: HookEvent): Decision => ({
+  verdict: { _tag: directionFor(directions, event.event) === "closed" ? "deny" : "allow" },
+  policy: "unanswered",
+  reason: "the hook went away before the policies had decided, and fell in its declared direction",
+  votes: []
+})
 
 const subjectOf = (event: HookEvent): string => {
   const call = event.call
@@ -168,26 +181,35 @@ export const make = Effect.gen(function* () {
     (event, source) =>
       Effect.gen(function* () {
         const startedAt = yield* Clock.currentTimeNanos
-        const decision = yield* policy.decide(event)
-        const entry: AuditEntry = {
-          epoch: current.epoch,
-          relayId,
-          runId: spec.runId,
-          provider: event.provider,
-          source,
-          event: event.event,
-          sessionId: event.sessionId,
-          agentId: event.agentId,
-          callId: event.callId.id,
-          tool: event.call?.tool ?? null,
-          subject: subjectOf(event),
-          verdict: decision.verdict._tag,
-          policy: decision.policy,
-          reason: decision.reason,
-          votes: decision.votes,
-          tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6
-        }
-        yield* Queue.offer(rows, yield* audit.append(entry))
+        const record = Effect.fnUntraced(function* (decision: Decision) {
+          const entry: AuditEntry = {
+            epoch: current.epoch,
+            relayId,
+            runId: spec.runId,
+            provider: event.provider,
+            source,
+            event: event.event,
+            sessionId: event.sessionId,
+            agentId: event.agentId,
+            callId: event.callId.id,
+            tool: event.call?.tool ?? null,
+            subject: subjectOf(event),
+            verdict: decision.verdict._tag,
+            policy: decision.policy,
+            reason: decision.reason,
+            votes: decision.votes,
+            tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6
+          }
+          yield* Queue.offer(rows, yield* audit.append(entry))
+        })
+        // A hook that goes away while its policies still think has fallen in its own direction; that is a row too.
+        const decision = settle(
+          event,
+          yield* Effect.onInterrupt(policy.decide(event), () =>
+            Effect.ignore(record(unanswered(settings.directions, event)))
+          )
+        )
+        yield* record(decision)
         yield* tell({
           _tag: "Decided",
           kept: event.event === "pre_tool_use" && source === "hook" ? keptOf(event, decision) : null

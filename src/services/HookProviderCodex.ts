@@ -176,29 +176,37 @@ const allowText = {
   })
 }
 
+/**
+ * What a decision comes to at this provider: a rewrite that Codex cannot apply, or that is too long to be sent, is a deny
+ * that says so. Settled before it is recorded, so that the row says what happened.
+ */
+export const settle = (event: HookEvent, decision: Decision): Decision => {
+  if (decision.verdict._tag !== "rewrite") return decision
+  const { input } = decision.verdict
+  const problem = !canRewrite(event, input)
+    ? "in a way that Codex cannot apply"
+    : fits(rewriteText(input.command))
+      ? null
+      : "into one too long to be sent"
+  if (problem === null) return decision
+  return {
+    ...decision,
+    verdict: { _tag: "deny" },
+    reason: `Holdfast: the policy ${decision.policy} rewrote this call ${problem}, so it is refused`
+  }
+}
+
 /** The exact stdout for a decision. Events that only report take no answer. */
-export const encodeDecision = (event: HookEvent, decision: Decision): string => {
+export const encodeDecision = (event: HookEvent, given: Decision): string => {
   if (event.event !== "pre_tool_use" && event.event !== "permission_request") return ""
+  const decision = settle(event, given)
   switch (decision.verdict._tag) {
     case "allow":
       return allowText[event.event]
     case "deny":
       return denyText(event.event, reasonOf(decision, `refused by the policy ${decision.policy}`))
-    case "rewrite": {
-      const { input } = decision.verdict
-      if (!canRewrite(event, input))
-        return denyText(
-          event.event,
-          `Holdfast: the policy ${decision.policy} rewrote this call in a way that Codex cannot apply, so it is refused`
-        )
-      const text = rewriteText(input.command)
-      return fits(text)
-        ? text
-        : denyText(
-            event.event,
-            `Holdfast: the policy ${decision.policy} rewrote this call into one too long to be sent, so it is refused`
-          )
-    }
+    case "rewrite":
+      return rewriteText((decision.verdict.input as { readonly command: string }).command)
   }
 }
 

@@ -62,7 +62,7 @@ export const relays = (all: ReadonlyArray<RelayInfo>, now: number): string =>
           formatAge(now - relay.openedAt),
           String(relay.decided),
           String(relay.refused),
-          relay.sessionId ?? "-",
+          oneLine(relay.sessionId ?? "-"),
           relay.runId
         ])
       ])
@@ -90,24 +90,24 @@ export const status = (gateway: GatewayStatus): string => {
 const verdictMark = { allow: "allow  ", deny: "DENY   ", rewrite: "REWRITE" } as const
 
 export const auditRow = (row: AuditRow): string =>
-  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${row.tool ?? row.event}  ${oneLine(row.subject, 72)}  (${row.policy}: ${oneLine(row.reason, 72)})`
+  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${oneLine(row.tool ?? row.event, 40)}  ${oneLine(row.subject, 72)}  (${oneLine(row.policy, 40)}: ${oneLine(row.reason, 72)})`
 
 /** One line for one event of a run; null for what a reader need not see. */
 export const agentEvent = (event: AgentEvent): string | null => {
   switch (event._tag) {
     case "governed":
-      return `thread ${event.threadId} is governed: ${event.hooks} hook${event.hooks === 1 ? "" : "s"} trusted and in force${event.model ? `, model ${event.model}` : ""}`
+      return `thread ${oneLine(event.threadId, 60)} is governed: ${event.hooks} hook${event.hooks === 1 ? "" : "s"} trusted and in force${event.model ? `, model ${oneLine(event.model, 60)}` : ""}`
     case "verdict":
       return event.row.source === "incident"
         ? `INCIDENT  ${oneLine(event.row.reason)}`
-        : `${verdictMark[event.row.verdict]} ${event.row.tool ?? event.row.event}  ${oneLine(event.row.subject)}\n         ${event.row.policy}: ${oneLine(event.row.reason)}  (${event.row.tookMs.toFixed(1)} ms, ${event.row.source})`
+        : `${verdictMark[event.row.verdict]} ${oneLine(event.row.tool ?? event.row.event, 40)}  ${oneLine(event.row.subject)}\n         ${oneLine(event.row.policy, 40)}: ${oneLine(event.row.reason)}  (${event.row.tookMs.toFixed(1)} ms, ${event.row.source})`
     case "command": {
       const output = printable(event.output).trimEnd()
-      const head = `$ ${oneLine(event.command)}  ${event.status}${event.exitCode === null ? "" : `, exit ${event.exitCode}`}`
+      const head = `$ ${oneLine(event.command)}  ${oneLine(event.status, 40)}${event.exitCode === null ? "" : `, exit ${event.exitCode}`}`
       return output === "" ? head : `${head}\n${output.replace(/^/gm, "  ")}`
     }
     case "patch":
-      return `patch ${event.status}: ${event.paths.map((path) => oneLine(path)).join(", ")}`
+      return `patch ${oneLine(event.status, 40)}: ${event.paths.map((path) => oneLine(path)).join(", ")}`
     case "message":
       return event.text === "" ? null : printable(event.text)
     case "notice":
@@ -115,9 +115,9 @@ export const agentEvent = (event: AgentEvent): string | null => {
     case "hook":
       return event.status === "completed" || event.status === "blocked"
         ? null
-        : `hook ${event.event} ${event.callId}: ${event.status}`
+        : `hook ${[event.event, event.callId, event.status].map((word) => oneLine(word, 60)).join(" ")}`
     case "ended":
-      return event.problem ? `turn ${event.status}: ${oneLine(event.problem, 300)}` : `turn ${event.status}`
+      return `turn ${oneLine(event.status, 40)}${event.problem ? `: ${oneLine(event.problem, 300)}` : ""}`
   }
 }
 

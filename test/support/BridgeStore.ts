@@ -34,6 +34,8 @@ export class FakeBridgeStore extends Context.Service<
     readonly records: Effect.Effect<ReadonlyArray<BridgeRecord>>
     /** Makes every publish fail, until null. */
     readonly refuses: (error: DirectoryRefused | BridgeWriteError | null) => Effect.Effect<void>
+    /** Runs in every publish from now on, once its record can be read and before the publisher knows. */
+    readonly onceReadable: (check: Effect.Effect<void>) => Effect.Effect<void>
     /** Another gateway publishes over a path. */
     readonly overwrites: (record: BridgeRecord) => Effect.Effect<void>
   }
@@ -45,6 +47,7 @@ export const layer = (owner: BridgeOwner = defaultOwner): Layer.Layer<BridgeStor
       const log: Array<string> = []
       const records = new Map<string, BridgeRecord>()
       let refusal: DirectoryRefused | BridgeWriteError | null = null
+      let readable: Effect.Effect<void> = Effect.void
       return Context.make(BridgeStore, {
         pathOf,
         publish: (spec) =>
@@ -64,6 +67,7 @@ export const layer = (owner: BridgeOwner = defaultOwner): Layer.Layer<BridgeStor
               }
               log.push(`publish ${spec.relayId} ${spec.generation}`)
               records.set(pathOf(spec.relayId), record)
+              yield* readable
               return record
             }),
             (record) =>
@@ -84,6 +88,10 @@ export const layer = (owner: BridgeOwner = defaultOwner): Layer.Layer<BridgeStor
           refuses: (error) =>
             Effect.sync(() => {
               refusal = error
+            }),
+          onceReadable: (check) =>
+            Effect.sync(() => {
+              readable = check
             }),
           overwrites: (record) => Effect.sync(() => void records.set(pathOf(record.relayId), record))
         })

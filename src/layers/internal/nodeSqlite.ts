@@ -16,6 +16,7 @@ import * as SqlClient from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
 import * as SqlError from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
+import { statSync } from "node:fs"
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 import { type Migration, pendingMigrations } from "../../services/Database.ts"
 
@@ -49,7 +50,7 @@ export const connect = (
     yield* attempt("open", () => {
       for (const pragma of pragmas) database.exec(`PRAGMA ${pragma}`)
     })
-    const connection = connectionOn(database)
+    const connection = connectionOn(database, yield* attempt("open", () => stillThere(path)))
     return yield* SqlClient.make({
       ...SqlClient.makeSqliteAcquirers({
         connection: Effect.succeed(connection),
@@ -131,7 +132,21 @@ const shaped = (
   transform: (<A extends object>(rows: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 ) => (transform === undefined ? rows : Effect.map(rows, transform))
 
-const connectionOn = (database: DatabaseSync): Connection => {
+/**
+ * A file that was deleted or replaced takes rows that nobody will ever read; SQLite does not notice. Looked at by name: a
+ * second descriptor of ours would drop SQLite's locks when it is closed.
+ */
+const stillThere = (path: string): (() => void) => {
+  if (path === ":memory:") return () => undefined
+  const opened = statSync(path, { bigint: true })
+  return () => {
+    const now = statSync(path, { bigint: true, throwIfNoEntry: false })
+    if (now?.ino !== opened.ino || now.dev !== opened.dev)
+      throw new Error("the database file was deleted or replaced under us")
+  }
+}
+
+const connectionOn = (database: DatabaseSync, checkFile: () => void): Connection => {
   const prepared = new Map<string, Prepared>()
 
   const prepare = (text: string): Prepared => {
@@ -156,6 +171,7 @@ const connectionOn = (database: DatabaseSync): Connection => {
   ): Effect.Effect<ReadonlyArray<never>, SqlError.SqlError> =>
     Effect.withFiber((fiber) =>
       attempt("execute", () => {
+        checkFile()
         const { statement, returnsRows } = find(text)
         statement.setReadBigInts(Context.get(fiber.context, SqlClient.SafeIntegers))
         statement.setReturnArrays(arrays)

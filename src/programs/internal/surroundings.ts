@@ -7,6 +7,7 @@ import * as Logger from "effect/Logger"
 import * as References from "effect/References"
 import * as fs from "node:fs"
 import * as os from "node:os"
+import { printable } from "../../services/Report.ts"
 import { redact } from "../../services/Redaction.ts"
 import { ConfigError, resolve, resolvePaths, Settings, type SettingsShape } from "../../services/Settings.ts"
 
@@ -60,5 +61,5 @@ export const logging = Layer.unwrap(
 /** The line a person gets for an exit: an error's own message, or for a defect where to look. */
 export const problemOf = (exit: Exit.Failure<unknown, unknown>): string => {
   const error = Cause.squash(exit.cause)
-  return redact(error instanceof Error ? error.message : String(error)).replace(/\s*\n\s*/g, " ")
+  return printable(redact(error instanceof Error ? error.message : String(error)).replace(/\s*\n\s*/g, " "))
 }

@@ -1,0 +1,143 @@
+/** Doctor's checks, each on a machine that lacks what it is about, and on one that lacks nothing. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { type Check, Doctor, layer } from "../src/layers/Doctor.ts"
+import { CodexBinary, CodexNotFound } from "../src/services/CodexBinary.ts"
+import { InstanceMark, MarkUnavailable } from "../src/services/InstanceMark.ts"
+import { resolvePaths, Settings } from "../src/services/Settings.ts"
+import { makeHome, type TestHome } from "./support/codex.ts"
+import { range } from "./support/InstanceMark.ts"
+
+interface Machine {
+  readonly runtimeDir?: string
+  readonly codexHome?: string
+  readonly codex?: false
+  readonly mark?: false
+}
+
+const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine = {}) {
+  const settings = yield* Settings
+  const paths = resolvePaths({
+    env: { HOLDFAST_HOME: home.home, HOLDFAST_RUNTIME_DIR: machine.runtimeDir ?? home.runtimeDir },
+    uid: 0,
+    homeDirectory: home.home,
+    tempDirectory: home.tmp
+  })
+  const codex = Layer.succeed(
+    CodexBinary,
+    machine.codex === false
+      ? {
+          path: Effect.fail(new CodexNotFound({ looked: ["codex on PATH"] })),
+          version: Effect.fail(new CodexNotFound({ looked: ["codex on PATH"] }))
+        }
+      : { path: Effect.succeed("/bin/codex"), version: Effect.succeed("0.169.0") }
+  )
+  const mark = Layer.mock(InstanceMark, {
+    choose:
+      machine.mark === false
+        ? Effect.fail(new MarkUnavailable({ problem: "none" }))
+        : Effect.succeed(range(0))
+  })
+  const config = Layer.succeed(Settings, {
+    ...settings,
+    paths,
+    codex: { ...settings.codex, home: machine.codexHome ?? home.codexHome }
+  })
+  return yield* Effect.provide(
+    Effect.flatMap(Doctor, ({ checks }) => checks),
+    layer.pipe(Layer.provide(Layer.mergeAll(codex, mark, config)))
+  )
+})
+
+const statusOf = (checks: ReadonlyArray<Check>) =>
+  Object.fromEntries(checks.map(({ what, status }) => [what, status]))
+
+const allOk: Readonly<Record<string, Check["status"]>> = {
+  node: "ok",
+  codex: "ok",
+  CODEX_HOME: "ok",
+  "state directory": "ok",
+  "runtime directory": "ok",
+  "bridge directory": "ok",
+  "socket paths": "ok",
+  "instance mark": "ok"
+}
+
+const detailOf = (checks: ReadonlyArray<Check>, what: string) =>
+  checks.find((check) => check.what === what)?.detail ?? ""
+
+describe("Doctor", () => {
+  it.live("finds a machine that has everything ok", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(statusOf(yield* checksOf(yield* makeHome)), allOk)
+    })
+  )
+
+  it.live("fails a state directory that is a symbolic link", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      fs.mkdirSync(path.join(home.home, "elsewhere"), { mode: 0o700 })
+      fs.symlinkSync("elsewhere", path.join(home.home, "state"))
+      const checks = yield* checksOf(home)
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, "state directory": "fail" })
+      assert.include(detailOf(checks, "state directory"), path.join(home.home, "state"))
+    })
+  )
+
+  it.live("fails a runtime directory that is a symbolic link, and a bridge directory that is one", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      fs.symlinkSync(home.runtimeDir, path.join(home.tmp, "run"))
+      const linked = statusOf(yield* checksOf(home, { runtimeDir: path.join(home.tmp, "run") }))
+      assert.strictEqual(linked["runtime directory"], "fail")
+      fs.rmSync(path.join(home.runtimeDir, "bridges"), { recursive: true, force: true })
+      fs.symlinkSync(home.tmp, path.join(home.runtimeDir, "bridges"))
+      assert.deepStrictEqual(statusOf(yield* checksOf(home)), { ...allOk, "bridge directory": "fail" })
+    })
+  )
+
+  it.live("fails a runtime directory whose sockets would have too long a path", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      const runtimeDir = path.join(home.runtimeDir, "x".repeat(90))
+      const checks = yield* checksOf(home, { runtimeDir })
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, "socket paths": "fail" })
+      // hooks-<12 characters>.sock is one longer than control-<8 characters>.sock.
+      const bytes = Buffer.byteLength(`${runtimeDir}/hooks-000000000000.sock`)
+      assert.match(detailOf(checks, "socket paths"), new RegExp(`^${bytes} bytes; this system allows `))
+    })
+  )
+
+  it.live("fails a machine without codex, and says how to get one", () =>
+    Effect.gen(function* () {
+      const checks = yield* checksOf(yield* makeHome, { codex: false })
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, codex: "fail" })
+      assert.match(detailOf(checks, "codex"), /Install it with/)
+    })
+  )
+
+  it.live("warns of a CODEX_HOME below the temp dir, also by way of a link", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      const below = yield* checksOf(home, { codexHome: path.join(os.tmpdir(), "below") })
+      assert.deepStrictEqual(statusOf(below), { ...allOk, CODEX_HOME: "warn" })
+      const link = path.join(home.home, "link")
+      fs.symlinkSync(home.workspace, link)
+      assert.deepStrictEqual(statusOf(yield* checksOf(home, { codexHome: link })), {
+        ...allOk,
+        CODEX_HOME: "warn"
+      })
+    })
+  )
+
+  it.live("warns when nothing can be marked", () =>
+    Effect.gen(function* () {
+      const checks = yield* checksOf(yield* makeHome, { mark: false })
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, "instance mark": "warn" })
+    })
+  )
+})
