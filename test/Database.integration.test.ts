@@ -176,4 +176,26 @@ describe("Database on disk", () => {
       assert.include(message, "it is a symbolic link")
     })
   )
+
+  it.live("a database that is deleted or replaced under it takes no more rows", () =>
+    Effect.gen(function* () {
+      const path = databaseIn(yield* scratch)
+      const failures = yield* use(
+        path,
+        Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient
+          const probe = sql`SELECT count(*) AS n FROM audit`
+          yield* probe
+          rmSync(path)
+          const deleted = yield* Effect.flip(probe)
+          writeFileSync(path, "")
+          const replaced = yield* Effect.flip(probe)
+          return [deleted, replaced].map((error) =>
+            /deleted or replaced under us/.test(String(error.message))
+          )
+        })
+      )
+      assert.deepStrictEqual(failures, [true, true])
+    })
+  )
 })
