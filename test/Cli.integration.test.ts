@@ -401,14 +401,14 @@ cat > /dev/null
           })
           const ready = JSON.parse(line) as Readonly<Record<string, unknown>>
           return { keys: Object.keys(ready), ready: ready["ready"], isChild: ready["pid"] === child.pid }
-        }, Effect.scoped)
+        })
         const expected = {
           keys: ["ready", "pid", "epoch", "control", "hooks"],
           ready: true,
           isChild: true
         }
-        assert.deepStrictEqual(yield* readyOf("up", "--json"), expected)
-        assert.deepStrictEqual(yield* readyOf("--json", "up"), expected)
+        assert.deepStrictEqual(yield* Effect.scoped(readyOf("up", "--json")), expected)
+        assert.deepStrictEqual(yield* Effect.scoped(readyOf("--json", "up")), expected)
       }),
     seconds
   )

@@ -16,6 +16,7 @@ import {
   callerOf,
   decisionsOf,
   dist,
+  endOf,
   eventually,
   holdfast,
   makePlace,
@@ -253,38 +254,45 @@ describe("gateway", () => {
         ask(place, turn(place, { provider: provider.url, prompt: "take long" }))
       )
       yield* eventually("the command runs", () => fs.existsSync(started))
+      const liveRelays = ask(
+        place,
+        Effect.gen(function* () {
+          const relays = yield* (yield* ControlClient).Relays()
+          return relays.filter(({ state }) => state === "live").length
+        })
+      )
+      assert.strictEqual(yield* liveRelays, 1)
       yield* Fiber.interrupt(running)
       yield* eventually(
         "the command is gone",
         () => !marked(status.mark).some((line) => line.endsWith(" sleep"))
       )
-      const relays = yield* ask(
-        place,
-        Effect.gen(function* () {
-          return yield* (yield* ControlClient).Relays()
-        })
-      )
-      assert.deepStrictEqual(
-        relays.filter(({ state }) => state === "live"),
-        []
-      )
+      // The relay is given back last, after what its run left behind.
+      yield* Effect.repeat(liveRelays, { until: (count) => count === 0 }).pipe(Effect.timeout("10 seconds"))
     })
   )
 
-  /** Each is what the client does instead of answering; Codex would run the tool after all but the first two. */
-  const broken: ReadonlyArray<readonly [string, string | null]> = [
-    ["is missing", null],
-    ["cannot be read as a program", "\u0000\u0001"],
-    ["exits 1", "exit 1;"],
-    ["is killed", 'kill "KILL", $$; sleep 5;'],
-    ["hangs past the provider's timeout", "sleep 30;"],
-    ["says nothing", "exit 0;"],
-    ["prints a log line first", 'print "hello\\n{}"; exit 0;'],
-    ["allows in a form Codex does not honour", 'print q({"decision":"approve"}); exit 0;'],
-    ["denies without a reason", 'print q({"decision":"block"}); exit 0;']
+  /** The wrapper refused by exit 2; Codex ran no hook's answer and asked to approve; Codex reported a failed hook. */
+  const outcomes = {
+    blocked: { end: "completed", asked: 2, rows: [] },
+    approval: { end: "completed", asked: 2, rows: ["approval deny no-recursive-force-delete"] },
+    incident: { end: "HookIncident", asked: 1, rows: ["incident deny incident"] }
+  } as const
+
+  /** Each is what the client does instead of answering; Codex would run the tool after all but the `blocked` ones. */
+  const broken: ReadonlyArray<readonly [string, string | null, keyof typeof outcomes]> = [
+    ["is missing", null, "blocked"],
+    ["cannot be read as a program", "\u0000\u0001", "blocked"],
+    ["exits 1", "exit 1;", "blocked"],
+    ["is killed", 'kill "KILL", $$; sleep 5;', "blocked"],
+    ["hangs past the provider's timeout", "sleep 30;", "incident"],
+    ["says nothing", "exit 0;", "approval"],
+    ["prints a log line first", 'print "hello\\n{}"; exit 0;', "approval"],
+    ["allows in a form Codex does not honour", 'print q({"decision":"approve"}); exit 0;', "incident"],
+    ["denies without a reason", 'print q({"decision":"block"}); exit 0;', "incident"]
   ]
-  for (const [what, script] of broken)
-    live(`a hook client that ${what} lets nothing through`, () =>
+  for (const [what, script, outcome] of broken)
+    live(`a hook client that ${what} lets nothing through: ${outcome}`, () =>
       Effect.gen(function* () {
         const place = yield* makePlace({ hook: { timeoutSeconds: 2, client: "perl" } })
         const copy = path.join(place.home, "dist")
@@ -297,8 +305,8 @@ describe("gateway", () => {
         const client = path.join(copy, "hookRelay.pl")
         if (script === null) fs.rmSync(client)
         else fs.writeFileSync(client, script)
-        const exit = yield* Effect.exit(
-          ask(place, turn(place, { provider: provider.url, prompt: "destroy" }))
+        const end = yield* ask(place, turn(place, { provider: provider.url, prompt: "destroy" })).pipe(
+          Effect.match({ onSuccess: endOf, onFailure: ({ _tag }): string => _tag })
         )
         assert.isTrue(fs.existsSync(treasure))
         const rows = yield* ask(
@@ -308,16 +316,24 @@ describe("gateway", () => {
             return yield* Stream.runCollect(tail)
           })
         )
-        assert.isFalse(rows.some((row) => row.verdict !== "deny"))
-        const asked = (yield* provider.log).length
-        console.log("CASE", what, asked, JSON.stringify(exit).match(/HookIncident|"status":"[a-z]+","problem"[^}]*/g)?.join(), JSON.stringify(rows.map((r) => [r.source, r.verdict, r.policy, r.reason])))
+        // The model asked for the call, so there was something to let through.
+        const log = yield* provider.log
+        assert.include(JSON.stringify(log[0]?.step), "rm -rf treasure")
+        assert.deepStrictEqual(
+          {
+            end,
+            asked: log.length,
+            rows: rows.map((row) => `${row.source} ${row.verdict} ${row.policy}`)
+          },
+          { ...outcomes[outcome], rows: [...outcomes[outcome].rows] }
+        )
       })
     )
 
   live("a socket path over the system's limit is refused in one line that says what to do", () =>
     Effect.gen(function* () {
       const made = yield* makePlace()
-      const runtimeDir = path.join(made.runtimeDir, "x".repeat(90))
+      const runtimeDir = path.join(made.runtimeDir, "x".repeat(94 - made.runtimeDir.length))
       const place: Place = { ...made, env: { ...made.env, HOLDFAST_RUNTIME_DIR: runtimeDir } }
       const { code, stderr, stdout } = yield* holdfast(place, ["up"])
       assert.deepStrictEqual({ code, stdout }, { code: 1, stdout: "" })
@@ -349,30 +365,35 @@ describe("gateway", () => {
       })
     )
 
-  live("no secret reaches the log", () =>
-    Effect.gen(function* () {
-      const place = yield* makePlace({}, { HOLDFAST_LOG_LEVEL: "info" })
-      const program = path.join(place.home, "fake-codex")
-      fs.writeFileSync(
-        program,
-        `#!/bin/sh
-read -r line
-echo '{"id":1,"result":{"userAgent":"holdfast/0.169.0 (Linux)","codexHome":"/"}}'
-read -r line
-echo "last words api_key=sk-aaaaaaaaaaaaaaaaaaaaaaaa" >&2
-exit 7
-`,
-        { mode: 0o755 }
-      )
-      const changed: Place = { ...place, env: { ...place.env, HOLDFAST_CODEX: program } }
-      const gateway = yield* startGateway(changed)
-      const ran = yield* holdfast(changed, ["codex", "hello"])
-      assert.strictEqual(ran.code, 1)
-      yield* gateway.end("SIGTERM")
-      assert.include(gateway.stderr(), "last words")
-      assert.notInclude(gateway.stderr() + ran.stderr + ran.stdout, "sk-aaaa")
-    })
-  )
+  const handshake = `echo '{"id":1,"result":{"userAgent":"holdfast/0.169.0 (Linux)","codexHome":"/"}}'; read -r line`
+  for (const [when, first, shown] of [
+    ["after its handshake", handshake, /app-server \(generation 1\) is lost: it exited with status 7/],
+    [
+      "before its handshake",
+      ":",
+      /it exited with status 7 before it answered\. Its last words: last words api_key=/
+    ]
+  ] as const)
+    live(`no secret that codex says ${when} reaches the log or the caller`, () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace({}, { HOLDFAST_LOG_LEVEL: "info" })
+        const program = path.join(place.home, "fake-codex")
+        // The pause lets its words be read before its exit is seen.
+        fs.writeFileSync(
+          program,
+          `#!/bin/sh\nread -r line\n${first}\necho "last words api_key=sk-aaaaaaaaaaaaaaaaaaaaaaaa" >&2\nsleep 0.2\nexit 7\n`,
+          { mode: 0o755 }
+        )
+        const changed: Place = { ...place, env: { ...place.env, HOLDFAST_CODEX: program } }
+        const gateway = yield* startGateway(changed)
+        const ran = yield* holdfast(changed, ["codex", "hello"])
+        assert.strictEqual(ran.code, 1)
+        yield* gateway.end("SIGTERM")
+        const said = gateway.stderr() + ran.stderr + ran.stdout
+        assert.match(said, shown)
+        assert.notInclude(said, "sk-a")
+      })
+    )
 
   live("decisions are in the log of the operator's command", () =>
     Effect.gen(function* () {
