@@ -135,20 +135,21 @@ export const prepare = Effect.fnUntraced(function* <S, E, A, R>(
     open = false
     Queue.endUnsafe(mailbox)
   })
-  const become = (next: S): void => {
-    if (next === state) return
+  // Not `publishUnsafe`, which drops the newest when a watcher is full instead of sliding.
+  const become = (next: S): Effect.Effect<unknown> => {
+    if (next === state) return Effect.void
     state = next
-    PubSub.publishUnsafe(seen, { _tag: "state", state })
+    return PubSub.publish(seen, { _tag: "state", state })
   }
 
   const life = Effect.scopedWith((scope) =>
     Effect.gen(function* () {
       const self: Self<E> = { tell, tellUnsafe, scope, end }
-      become(spec.initial())
+      yield* become(spec.initial())
       while (true) {
         const event = yield* Queue.take(mailbox)
         const [next, actions] = spec.next(state, event)
-        become(next)
+        yield* become(next)
         for (const action of actions) yield* spec.perform(action, self)
       }
     }).pipe(Effect.catchIf(Cause.isDone, () => Effect.void))

@@ -168,7 +168,9 @@ export const nextRelay =
   (state: RelayState, event: RelayEvent): readonly [RelayState, ReadonlyArray<RelayAction>] => {
     switch (event._tag) {
       case "Decided": {
-        const kept = event.kept ? [...state.kept, event.kept].slice(-decisionsKept) : state.kept
+        // After its run has ended a call is still decided, but no approval may use that up.
+        const keeps = event.kept !== null && state.phase === "live"
+        const kept = keeps ? [...state.kept, event.kept].slice(-decisionsKept) : state.kept
         return [{ ...state, decided: state.decided + 1, kept }, []]
       }
       case "Refused":
