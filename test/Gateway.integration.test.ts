@@ -333,14 +333,17 @@ describe("gateway", () => {
   live("a socket path over the system's limit is refused in one line that says what to do", () =>
     Effect.gen(function* () {
       const made = yield* makePlace()
-      const runtimeDir = path.join(made.runtimeDir, "x".repeat(94 - made.runtimeDir.length))
-      const place: Place = { ...made, env: { ...made.env, HOLDFAST_RUNTIME_DIR: runtimeDir } }
-      const { code, stderr, stdout } = yield* holdfast(place, ["up"])
-      assert.deepStrictEqual({ code, stdout }, { code: 1, stdout: "" })
-      assert.match(
-        stderr,
-        /^holdfast: The socket path .* bytes; this system allows 107\. Set HOLDFAST_RUNTIME_DIR to a shorter directory\.\n$/
-      )
+      // Just too long for the gateway's sockets, and so long that not even a trial's would fit.
+      for (const length of [94, 120]) {
+        const runtimeDir = path.join(made.runtimeDir, "x".repeat(length - made.runtimeDir.length))
+        const place: Place = { ...made, env: { ...made.env, HOLDFAST_RUNTIME_DIR: runtimeDir } }
+        const { code, stderr, stdout } = yield* holdfast(place, ["up"])
+        assert.deepStrictEqual({ code, stdout }, { code: 1, stdout: "" })
+        assert.match(
+          stderr,
+          /^holdfast: The socket path .* bytes; this system allows 107\. Set HOLDFAST_RUNTIME_DIR to a shorter directory\.\n$/
+        )
+      }
     })
   )
 

@@ -106,7 +106,7 @@ export const make = Effect.gen(function* () {
         return Effect.gen(function* () {
           const { generation, reason, stderrTail } = action.error
           lastLost = { generation, reason, stderrTail, at: yield* Clock.currentTimeMillis }
-          yield* Effect.logWarning(action.error.message)
+          yield* Effect.annotateLogs(Effect.logWarning(action.error.message), { generation, stderrTail })
         })
     }
   }

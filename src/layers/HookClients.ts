@@ -18,6 +18,7 @@ import { DirectoryRefused } from "../services/PrivateDirectory.ts"
 import { Settings } from "../services/Settings.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { checkSocketPath } from "./internal/unixSocket.ts"
 
 export * from "../services/HookClients.ts"
 
@@ -128,6 +129,8 @@ const brings = (
 export const make = Effect.gen(function* () {
   const { environment, hook, paths } = yield* Settings
   const searchPath = environment["PATH"] ?? ""
+  // The trial's own socket is shorter than the gateway's, so the clear error comes first.
+  yield* checkSocketPath(paths.hookSocket("0".repeat(26)))
 
   const tried = (kind: HookClient["kind"], trial: Trial): Effect.Effect<HookClient, HookClientUnusable> =>
     Effect.gen(function* () {

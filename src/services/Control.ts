@@ -10,7 +10,7 @@ import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
 import { AgentEvent, AgentRunError, RunRequest } from "./AgentDriver.ts"
 import { LeaseInfo } from "./AppServerLease.ts"
-import { AuditRow } from "./AuditLog.ts"
+import { AuditRow, maxTailRows } from "./AuditLog.ts"
 import { EpochSwept } from "./Epoch.ts"
 import { HookEventName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
@@ -55,8 +55,8 @@ export class ControlRefused extends Schema.TaggedError<ControlRefused>()("Contro
   }
 }
 
-/** Rows one tail may ask for. */
-export const maxTail = 10_000
+/** Rows one tail may ask for: what the log gives at once. */
+export const maxTail = maxTailRows
 
 export const Control = RpcGroup.make(
   Rpc.make("Status", { success: GatewayStatus }),
