@@ -45,38 +45,45 @@ const decisions: ReadonlyArray<Decision> = [
   { verdict: { _tag: "rewrite", input: { command: 1, __proto__: 2 } }, policy: "p", reason: "", votes: [] }
 ]
 
+/** The full hunt takes about twenty seconds; a loop that hangs is still told from one that works. */
+const soakTimeoutMs = 300_000
+
 describe("HookProviderCodex, by payloads", () => {
-  it(`${payloads} bent payloads are refused or read; what is said to Codex is nothing or one of its three forms`, () => {
-    const next = random(7)
-    let read = 0
-    for (let i = 0; i < payloads; i++) {
-      const text = bend(next)
-      const event = decodeEvent("pre_tool_use", text, () => "made-up")
-      if (Result.isFailure(event)) continue
-      read++
-      const { call, callId } = event.success
-      assert.isNotNull(call, text)
-      assert.isTrue(callId.id.length > 0, text)
-      if (call!.kind === "shell") assert.isString(call!.command, text)
-      for (const decision of decisions) {
-        const said = encodeDecision(event.success, decision)
-        if (decision.verdict._tag === "allow") assert.strictEqual(said, "")
-        else {
-          const output = (JSON.parse(said) as { readonly hookSpecificOutput: Record<string, unknown> })
-            .hookSpecificOutput
-          assert.strictEqual(output["hookEventName"], "PreToolUse")
-          if (output["permissionDecision"] === "deny")
-            assert.isTrue(String(output["permissionDecisionReason"]).trim().length > 0, said)
-          else
-            assert.deepStrictEqual(Object.keys(output).toSorted(), [
-              "hookEventName",
-              "permissionDecision",
-              "updatedInput"
-            ])
+  it(
+    `${payloads} bent payloads are refused or read; what is said to Codex is nothing or one of its three forms`,
+    () => {
+      const next = random(7)
+      let read = 0
+      for (let i = 0; i < payloads; i++) {
+        const text = bend(next)
+        const event = decodeEvent("pre_tool_use", text, () => "made-up")
+        if (Result.isFailure(event)) continue
+        read++
+        const { call, callId } = event.success
+        assert.isNotNull(call, text)
+        assert.isTrue(callId.id.length > 0, text)
+        if (call!.kind === "shell") assert.isString(call!.command, text)
+        for (const decision of decisions) {
+          const said = encodeDecision(event.success, decision)
+          if (decision.verdict._tag === "allow") assert.strictEqual(said, "")
+          else {
+            const output = (JSON.parse(said) as { readonly hookSpecificOutput: Record<string, unknown> })
+              .hookSpecificOutput
+            assert.strictEqual(output["hookEventName"], "PreToolUse")
+            if (output["permissionDecision"] === "deny")
+              assert.isTrue(String(output["permissionDecisionReason"]).trim().length > 0, said)
+            else
+              assert.deepStrictEqual(Object.keys(output).toSorted(), [
+                "hookEventName",
+                "permissionDecision",
+                "updatedInput"
+              ])
+          }
         }
       }
-    }
-    assert.isAbove(read, 0)
-    assert.isBelow(read, payloads)
-  })
+      assert.isAbove(read, 0)
+      assert.isBelow(read, payloads)
+    },
+    soakTimeoutMs
+  )
 })
