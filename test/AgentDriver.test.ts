@@ -21,7 +21,12 @@ import {
   TurnTimeout
 } from "../src/services/AgentDriver.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
-import { type AppServerConnection, AppServerLost, type Incoming } from "../src/services/AppServerProcess.ts"
+import {
+  type AppServerConnection,
+  AppServerLost,
+  AppServerRequestTimeout,
+  type Incoming
+} from "../src/services/AppServerProcess.ts"
 import { AuditUnavailable, type AuditRow } from "../src/services/AuditLog.ts"
 import type { Decision } from "../src/services/Policy.ts"
 import { type Relay, RelayRegistry } from "../src/services/RelayRegistry.ts"
@@ -43,6 +48,8 @@ interface World {
   readonly say: (message: Incoming) => Effect.Effect<unknown>
   readonly hangUp: Effect.Effect<unknown>
   readonly turnStarted: Effect.Effect<void>
+  /** From now on no request is answered; each has the deadline it asks for. */
+  readonly goesSilent: () => void
   readonly driver: AgentDriver["Service"]
   readonly remembered: ReadonlyArray<ThreadRecord>
   /** The relay's rows. */
@@ -64,6 +71,7 @@ const world = Effect.fnUntraced(function* (
   const incoming = yield* Queue.unbounded<Incoming, AppServerLost>()
   const turnStarted = yield* Deferred.make<void>()
   let hooks: Record<string, unknown> = {}
+  let silent = false
 
   const results: Record<string, (params: never) => unknown> = {
     "thread/start": ({ config }: { readonly config: { readonly hooks: typeof hooks } }) => {
@@ -102,8 +110,10 @@ const world = Effect.fnUntraced(function* (
     version: "0.169.0",
     lost: Effect.never,
     thread: () => Effect.succeed(incoming),
-    request: (method, sent, schema) =>
+    request: (method, sent, schema, timeoutMs = 60_000) =>
       Effect.suspend(() => {
+        if (silent)
+          return Effect.andThen(Effect.sleep(timeoutMs), new AppServerRequestTimeout({ method, timeoutMs }))
         asked.push(method)
         params.set(method, sent)
         if (method === "turn/start") Deferred.doneUnsafe(turnStarted, Effect.void)
@@ -158,6 +168,9 @@ const world = Effect.fnUntraced(function* (
     say: (message) => Queue.offer(incoming, message),
     remembered,
     rows,
+    goesSilent: () => {
+      silent = true
+    },
     hangUp: Queue.fail(incoming, lost),
     turnStarted: Deferred.await(turnStarted)
   } satisfies World
@@ -438,6 +451,29 @@ describe("AgentDriver for Codex", () => {
           "thread/unsubscribe"
         ])
         assert.deepStrictEqual(place.params.get("turn/interrupt"), { threadId: "child", turnId: "V" })
+      })
+  )
+
+  it.effect(
+    "an app-server that answers nothing any more holds up the end of a run for eight seconds, not for each question",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* running()
+        for (let agent = 0; agent < 10; agent++)
+          yield* place.say(
+            notify("item/started", {
+              threadId: "T",
+              turnId: "U",
+              item: { type: "subAgentActivity", id: `x${agent}`, agentThreadId: `child${agent}` }
+            })
+          )
+        yield* TestClock.adjust(0)
+        place.goesSilent()
+        const ending = yield* Effect.forkChild(Fiber.interrupt(place.fiber), { startImmediately: true })
+        // The thread itself is let go after the turn, with a deadline of its own.
+        yield* TestClock.adjust("13 seconds")
+        assert.isDefined(ending.pollUnsafe())
+        assert.deepStrictEqual(place.log.slice(1), ["given back", "relay closed"])
       })
   )
 

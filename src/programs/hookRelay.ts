@@ -114,7 +114,7 @@ const shapes: Readonly<Record<string, RegExp>> = {
   relayId: /^[A-Za-z0-9._-]{1,128}$/,
   generation: /^[0-9]{1,15}$/,
   pid: /^[0-9]{1,10}$/,
-  // eslint-disable-next-line no-control-regex
+  // oxlint-disable-next-line no-control-regex -- a value may hold none of them
   socketPath: /^\/[^\u0000-\u001f\u007f"\\]{1,106}$/,
   token: /^[A-Za-z0-9._~+/=-]{1,512}$/,
   expiresAt: /^[0-9]{1,15}$/

@@ -26,6 +26,8 @@ const maxItems = 1024
 const maxAgents = 256
 /** Each small question beside a turn gets this long; Codex answers them in about 10 ms. */
 export const cleanupTimeoutMs = 5000
+/** All of them after a turn, however many agents it had: an app-server that answers nothing holds a shutdown no longer. */
+const cleanupBudgetMs = 8000
 
 const decodeItem = Schema.decodeUnknownOption(ItemEvent)
 const decodeHook = Schema.decodeUnknownOption(HookCompleted)
@@ -148,18 +150,17 @@ export const runTurn = Effect.fnUntraced(function* (options: {
     return completed?.threadId === threadId && completed.turn.id === turnId ? completed.turn : null
   })
 
+  const letGo = Effect.sync(() => {
+    for (const id of turns.keys()) if (id !== threadId) inUse.delete(id)
+  })
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
       const unread = yield* Effect.orElseSucceed(Queue.clear(incoming), () => [])
       for (const { method, params } of unread) track(method, params)
       // The root first, so that it starts no further agent.
       yield* Effect.forEach([...turns], endThread, { discard: true })
-      for (const id of turns.keys())
-        if (id !== threadId) {
-          yield* ask("thread/unsubscribe", { threadId: id })
-          inUse.delete(id)
-        }
-    })
+      for (const id of turns.keys()) if (id !== threadId) yield* ask("thread/unsubscribe", { threadId: id })
+    }).pipe(Effect.timeoutOption(cleanupBudgetMs), Effect.ensuring(letGo))
   )
   const started = yield* Effect.uninterruptible(
     Effect.tap(
