@@ -7,11 +7,14 @@ import { holdfast, makePlace, type Place, startGateway } from "./support/gateway
 
 const seconds = 60_000
 
-const demo = Effect.fnUntraced(function* (env: Readonly<Record<string, string>>) {
+const demo = Effect.fnUntraced(function* (
+  env: Readonly<Record<string, string>>,
+  flags: ReadonlyArray<string> = []
+) {
   const made = yield* makePlace()
   const cache = path.join(made.home, "cache")
   const place: Place = { ...made, env: { ...made.env, XDG_CACHE_HOME: cache, ...env } }
-  const ran = yield* holdfast(place, ["demo"])
+  const ran = yield* holdfast(place, ["demo", ...flags])
   return { ...ran, left: fs.existsSync(cache) ? fs.readdirSync(cache) : [] }
 })
 
@@ -48,6 +51,22 @@ describe("holdfast demo", () => {
         assert.strictEqual(code, 1, stdout)
         assert.match(stdout, /FAILED: customers\/ledger\.txt is gone/)
         assert.match(stdout, /Not every step held/)
+        assert.deepStrictEqual(left, [])
+      }),
+    seconds
+  )
+
+  it.live(
+    "--live without a login says so at once instead of trying for half a minute",
+    () =>
+      Effect.gen(function* () {
+        const { code, left, stderr, stdout } = yield* demo({}, ["--live"])
+        assert.strictEqual(code, 1)
+        assert.match(stdout, /note: Codex has no login here; run `CODEX_HOME=\S+ codex login`/)
+        assert.match(
+          stderr,
+          /^holdfast: The demo cannot go on: it needs your Codex login; run `codex login` first\.\n$/
+        )
         assert.deepStrictEqual(left, [])
       }),
     seconds

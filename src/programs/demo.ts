@@ -12,7 +12,15 @@ import type { AgentEvent } from "../services/AgentDriver.ts"
 import { InstanceMark, type MarkRange } from "../services/InstanceMark.ts"
 import { overridesFor, ScriptedProvider, type Script } from "../services/ScriptedProvider.ts"
 import * as Report from "../services/Report.ts"
-import { callerOf, filesLeft, observer, startGateway, world, type World } from "./internal/demoWorld.ts"
+import {
+  callerOf,
+  DemoFailed,
+  filesLeft,
+  observer,
+  startGateway,
+  world,
+  type World
+} from "./internal/demoWorld.ts"
 import { askDown } from "./internal/operator.ts"
 import { problemOf } from "./internal/surroundings.ts"
 
@@ -62,7 +70,16 @@ const turn = Effect.fnUntraced(function* (place: World, live: boolean) {
       overrides: live ? overrides : ['model="gpt-5.5"', ...overrides],
       thread: { _tag: "start" }
     })
-    .pipe(Stream.tap(show), Stream.runCollect)
+    .pipe(
+      Stream.tap(show),
+      // Codex would try for half a minute what cannot succeed.
+      Stream.tap((event) =>
+        live && event._tag === "notice" && event.text.includes("no login")
+          ? Effect.fail(new DemoFailed({ problem: "it needs your Codex login; run `codex login` first." }))
+          : Effect.void
+      ),
+      Stream.runCollect
+    )
   return events
 })
 
