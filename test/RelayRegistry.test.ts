@@ -19,7 +19,9 @@ import {
   type ApprovalCall,
   RelayInUse,
   RelayRegistry,
-  type RelaySpec
+  type RelaySpec,
+  maxRelays,
+  TooManyRelays
 } from "../src/services/RelayRegistry.ts"
 import { Settings } from "../src/services/Settings.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
@@ -399,6 +401,19 @@ describe("RelayRegistry", () => {
         relay.decide(event("m", { ...mcp({}), command: "old" }), "hook")
       )
       assert.deepStrictEqual([result.verdict._tag, rows], ["deny", ["hook deny m"]])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("there are only so many relays; one that ends makes room", () =>
+    Effect.gen(function* () {
+      const registry = yield* RelayRegistry
+      const one = yield* Scope.make()
+      yield* Scope.provide(registry.register(spec()), one)
+      for (let i = 1; i < maxRelays; i++) yield* registry.register(spec())
+      assert.instanceOf(yield* Effect.flip(registry.register(spec())), TooManyRelays)
+      yield* Scope.close(one, Exit.void)
+      yield* TestClock.adjust("10 seconds")
+      yield* registry.register(spec())
     }).pipe(Effect.provide(Relays()), Effect.scoped)
   )
 })

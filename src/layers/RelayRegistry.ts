@@ -32,6 +32,7 @@ import {
   initialRelay,
   type Kept,
   maxKeptTextLength,
+  maxRelays,
   nextRelay,
   type Relay,
   type RelayAction,
@@ -42,7 +43,8 @@ import {
   RelayRegistry,
   type RelaySpec,
   type RelayState,
-  textOf
+  textOf,
+  TooManyRelays
 } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
@@ -98,9 +100,7 @@ const unanswered = (directions: DirectionOverrides, event: HookEvent): Decision 
 const subjectOf = (event: HookEvent): string => {
   const call = event.call
   if (call === null) return ""
-  const text =
-    call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
-  return text
+  return call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
 }
 
 const approveWith =
@@ -254,6 +254,7 @@ export const make = Effect.gen(function* () {
       yield* supervisor.stop(relayId)
       yield* Scope.close(known.life, Exit.void)
     }
+    if (relays.size >= maxRelays) return yield* new TooManyRelays()
     const generation = spec.generation ?? 1
     const token = crypto.randomBytes(32).toString("base64url")
     const recordPath = bridges.pathOf(relayId)

@@ -195,6 +195,15 @@ export const nextRelay =
     }
   }
 
+/** Far more agents than a machine runs at once; each costs a file, a timer and a fiber. */
+export const maxRelays = 4096
+
+export class TooManyRelays extends Schema.TaggedError<TooManyRelays>()("TooManyRelays", {}) {
+  override get message(): string {
+    return `${maxRelays} relays are open already. Look at \`holdfast relays\` and end what is not needed.`
+  }
+}
+
 /** What the hook server needs to check a request, in one look. */
 export interface RelayEntry {
   readonly info: RelayInfo
@@ -209,7 +218,7 @@ export class RelayRegistry extends Context.Service<
   {
     readonly register: (
       spec: RelaySpec
-    ) => Effect.Effect<Relay, DirectoryRefused | BridgeWriteError | RelayInUse, Scope.Scope>
+    ) => Effect.Effect<Relay, DirectoryRefused | BridgeWriteError | RelayInUse | TooManyRelays, Scope.Scope>
     /** The current entry of an id: live, or lingering in its grace for late hooks. */
     readonly find: (relayId: string) => Effect.Effect<Option.Option<RelayEntry>>
     readonly list: Effect.Effect<ReadonlyArray<RelayInfo>>
