@@ -477,6 +477,15 @@ describe("AgentDriver for Codex", () => {
       })
   )
 
+  it.effect("half a character in a prompt is sent as one that JSON can carry", () =>
+    Effect.gen(function* () {
+      const place = yield* running({}, { prompt: "a\ud800b" })
+      assert.deepInclude(place.params.get("turn/start"), {
+        input: [{ type: "text", text: "a\ufffdb", text_elements: [] }]
+      })
+    })
+  )
+
   it.effect("an approval that waits holds up no event", () =>
     Effect.gen(function* () {
       const gate = yield* Deferred.make<void>()

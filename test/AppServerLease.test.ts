@@ -113,6 +113,20 @@ describe("AppServerLease", () => {
       }).pipe(Effect.provide(Lease))
   )
 
+  it.effect("a bug of ours while starting refuses the waiter at once, and the next borrow tries again", () =>
+    Effect.gen(function* () {
+      const lease = yield* AppServerLease
+      const fake = yield* FakeAppServer
+      fake.startsBreak(true)
+      const error = yield* Effect.flip(Effect.scoped(lease.borrow))
+      assert.strictEqual(error._tag, "AppServerUnavailable")
+      assert.notInclude(error.message, "a bug of ours")
+      fake.startsBreak(false)
+      assert.strictEqual((yield* Effect.scoped(lease.borrow)).generation, 2)
+      assert.deepStrictEqual(fake.log, ["start 1", "stop 1", "start 2"])
+    }).pipe(Effect.provide(Lease))
+  )
+
   it.effect("a borrower interrupted while the child starts leaves no claim behind", () =>
     Effect.gen(function* () {
       const lease = yield* AppServerLease

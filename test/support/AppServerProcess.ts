@@ -20,6 +20,8 @@ export class FakeAppServer extends Context.Service<
     /** Starts from now on wait for this, or start at once again. */
     readonly startsWaitFor: (gate: Deferred.Deferred<void> | null) => void
     readonly startsFail: (fail: boolean) => void
+    /** Starts from now on break with a defect, or not any more. */
+    readonly startsBreak: (breaks: boolean) => void
     readonly dies: (generation: number) => Effect.Effect<void>
   }
 >()("test/FakeAppServer") {}
@@ -39,6 +41,7 @@ export const layerFake = Layer.effectContext(
     const deaths = new Map<number, Deferred.Deferred<AppServerLost>>()
     let gate: Deferred.Deferred<void> | null = null
     let fail = false
+    let breaks = false
     const start = (generation: number) =>
       Effect.gen(function* () {
         yield* Effect.acquireRelease(
@@ -47,6 +50,7 @@ export const layerFake = Layer.effectContext(
         )
         if (gate) yield* Deferred.await(gate)
         if (fail) return yield* unavailable
+        if (breaks) return yield* Effect.die(new Error("a bug of ours"))
         const death = yield* Deferred.make<AppServerLost>()
         deaths.set(generation, death)
         return connection(generation, death)
@@ -59,6 +63,9 @@ export const layerFake = Layer.effectContext(
         },
         startsFail: (next) => {
           fail = next
+        },
+        startsBreak: (next) => {
+          breaks = next
         },
         dies: (generation) =>
           Effect.asVoid(
