@@ -22,7 +22,7 @@ import {
 } from "./support/gateway.ts"
 
 const denied = "hook deny Bash: rm -rf treasure"
-const seconds = 30_000
+const seconds = 90_000
 
 const hideTreasure = (place: Place): string => {
   const file = path.join(place.workspace, "treasure", "only-copy.txt")

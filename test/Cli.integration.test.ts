@@ -9,7 +9,7 @@ import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { overridesFor, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
 import { dist, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
-const seconds = 30_000
+const seconds = 90_000
 
 /** What the state directory holds: a refused command must not have made any of it. */
 const stateOf = (place: Place): ReadonlyArray<string> => {

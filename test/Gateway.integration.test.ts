@@ -27,7 +27,7 @@ import {
   turn
 } from "./support/gateway.ts"
 
-const seconds = 30_000
+const seconds = 90_000
 
 const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>
   it.live(promise, () => Effect.provide(test(), providerLayer), seconds)

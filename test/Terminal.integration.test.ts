@@ -16,7 +16,7 @@ import {
   startGateway
 } from "./support/gateway.ts"
 
-const seconds = 30_000
+const seconds = 90_000
 
 /** `holdfast ...` in a terminal of its own, and what it shows. */
 const terminal = Effect.fnUntraced(function* (place: Place, args: ReadonlyArray<string>) {
