@@ -174,9 +174,6 @@ const knocks = (path: string) =>
 const head = (length: number): string =>
   `POST /v1/hooks/pre_tool_use HTTP/1.1\r\nhost: h\r\nauthorization: Bearer t0ken\r\nx-holdfast-relay: r\r\nx-holdfast-generation: 3\r\ncontent-length: ${length}\r\n\r\n`
 
-/** One turn of the event loop. */
-const turn = Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
-
 const pipes = (): ReadonlyArray<string> =>
   process
     .getActiveResourcesInfo()
