@@ -54,7 +54,8 @@ const sweepAtEnd = Layer.effectDiscard(
   })
 )
 
-const control = RpcServer.layer(Control, { disableFatalDefects: true }).pipe(
+const control = ControlServer.hurryAtEnd.pipe(
+  Layer.provideMerge(RpcServer.layer(Control, { disableFatalDefects: true })),
   Layer.provide(ControlHandlers.layer),
   Layer.provide(RpcServer.layerProtocolSocketServer),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])

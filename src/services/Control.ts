@@ -98,3 +98,17 @@ export class Shutdown extends Context.Service<
   Shutdown,
   { readonly request: Effect.Effect<void>; readonly requested: Effect.Effect<void> }
 >()("holdfast/Shutdown") {}
+
+/** A person has a few terminals and an agent a few commands; past this a connection is closed at once. */
+export const maxCallers = 256
+/** While the gateway ends: a caller that took nothing of its answer for so long is cut off. */
+export const callerGraceMs = 1000
+
+/** Who is connected to the control socket. */
+export class Callers extends Context.Service<
+  Callers,
+  {
+    /** From now on whoever does not read is cut off; for the end, which waits until every answer is written. */
+    readonly hurry: Effect.Effect<void>
+  }
+>()("holdfast/Callers") {}

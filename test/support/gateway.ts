@@ -83,12 +83,16 @@ export const holdfast = (
 
 export interface Gateway {
   readonly pid: number
+  /** The path of its control socket. */
+  readonly control: string
   /** Sends a signal to our own child and waits for its end. */
   readonly end: (signal: NodeJS.Signals) => Effect.Effect<Pick<Ran, "code" | "signal">>
   readonly stderr: () => string
 }
 
-const ReadyLine = Schema.fromJsonString(Schema.Struct({ ready: Schema.Literal(true), pid: Schema.Int }))
+const ReadyLine = Schema.fromJsonString(
+  Schema.Struct({ ready: Schema.Literal(true), pid: Schema.Int, control: Schema.String })
+)
 
 /** A gateway as a child, past its ready line; ended with the scope. */
 export const startGateway = Effect.fnUntraced(function* (
@@ -120,9 +124,10 @@ export const startGateway = Effect.fnUntraced(function* (
     })
     child.once("exit", () => resume(Effect.die(new Error(`the gateway did not start: ${stderr}`))))
   })
-  const { pid } = yield* Effect.orDie(Schema.decodeEffect(ReadyLine)(line))
+  const { pid, control } = yield* Effect.orDie(Schema.decodeEffect(ReadyLine)(line))
   return {
     pid,
+    control,
     end: (signal) =>
       Effect.callback((resume) => {
         child.once("exit", (code, signal) => resume(Effect.succeed({ code, signal })))
@@ -132,27 +137,26 @@ export const startGateway = Effect.fnUntraced(function* (
   }
 })
 
-/** A caller of that place's gateway. */
-export const callerOf = (place: Place) =>
-  ControlClient.layer.pipe(
-    Layer.provide(
-      Layer.succeed(
-        Settings,
-        Result.getOrThrow(
-          resolve(
-            {
-              env: place.env,
-              uid: process.getuid?.() ?? 0,
-              homeDirectory: place.home,
-              tempDirectory: os.tmpdir(),
-              clientDirectory: dist
-            },
-            null
-          )
-        )
+/** What a program reads there, without its config file. */
+export const settingsOf = (place: Place) =>
+  Layer.succeed(
+    Settings,
+    Result.getOrThrow(
+      resolve(
+        {
+          env: place.env,
+          uid: process.getuid?.() ?? 0,
+          homeDirectory: place.home,
+          tempDirectory: os.tmpdir(),
+          clientDirectory: dist
+        },
+        null
       )
     )
   )
+
+/** A caller of that place's gateway. */
+export const callerOf = (place: Place) => ControlClient.layer.pipe(Layer.provide(settingsOf(place)))
 
 export const ask = <A, E, R>(place: Place, effect: Effect.Effect<A, E, R | ControlClient.ControlClient>) =>
   Effect.scoped(Effect.provide(effect, callerOf(place)))
