@@ -3,7 +3,6 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as fs from "node:fs"
-import * as os from "node:os"
 import * as path from "node:path"
 import { type Check, Doctor, layer } from "../src/layers/Doctor.ts"
 import { CodexBinary, CodexNotFound } from "../src/services/CodexBinary.ts"
@@ -45,6 +44,7 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
   const config = Layer.succeed(Settings, {
     ...settings,
     paths,
+    environment: { TMPDIR: home.tmp },
     codex: { ...settings.codex, home: machine.codexHome ?? home.codexHome }
   })
   return yield* Effect.provide(
@@ -123,10 +123,10 @@ describe("Doctor", () => {
   it.live("warns of a CODEX_HOME below the temp dir, also by way of a link", () =>
     Effect.gen(function* () {
       const home = yield* makeHome
-      const below = yield* checksOf(home, { codexHome: path.join(os.tmpdir(), "below") })
+      const below = yield* checksOf(home, { codexHome: path.join(home.tmp, "below") })
       assert.deepStrictEqual(statusOf(below), { ...allOk, CODEX_HOME: "warn" })
       const link = path.join(home.home, "link")
-      fs.symlinkSync(home.workspace, link)
+      fs.symlinkSync(home.tmp, link)
       assert.deepStrictEqual(statusOf(yield* checksOf(home, { codexHome: link })), {
         ...allOk,
         CODEX_HOME: "warn"

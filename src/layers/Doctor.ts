@@ -74,7 +74,7 @@ const tryHook = (command: string): Effect.Effect<HookTrial> =>
   })
 
 export const make = Effect.gen(function* () {
-  const { paths, codex } = yield* Settings
+  const { codex, environment, paths } = yield* Settings
   const binary = yield* CodexBinary
   const mark = yield* InstanceMark
 
@@ -84,7 +84,7 @@ export const make = Effect.gen(function* () {
   }).pipe(Effect.catch((error) => Effect.succeed(failed("codex", error.message, null))))
 
   const codexHomeCheck: Effect.Effect<Check> = Effect.sync(() =>
-    isBelow(codex.home, os.tmpdir())
+    isBelow(codex.home, environment["TMPDIR"] ?? os.tmpdir())
       ? warned(
           "CODEX_HOME",
           `${codex.home} is below the temporary directory; codex is given a temp dir of its own inside it`,
