@@ -2,10 +2,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
+import * as Fiber from "effect/Fiber"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { ControlClient } from "../src/layers/ControlClient.ts"
+import { ProviderUnavailable } from "../src/services/AppServerFailure.ts"
 import { type Script, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
 import {
   ask,
@@ -47,6 +50,14 @@ const noEnv = {
 
 const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>
   it.live(promise, () => Effect.provide(test(), providerLayer), seconds)
+
+/** A provider's address where nobody listens any more. */
+const closedPort = Effect.callback<string>((resume) => {
+  const server = net.createServer().listen(0, "127.0.0.1", () => {
+    const { port } = server.address() as net.AddressInfo
+    server.close(() => resume(Effect.succeed(`http://127.0.0.1:${port}/v1`)))
+  })
+})
 
 const scripted = Effect.fnUntraced(function* (name: string, steps: Script) {
   const provider = yield* ScriptedProvider
@@ -395,6 +406,81 @@ describe("a governed Codex thread", () => {
       assert.isTrue(fs.existsSync(path.join(place.home, "helper.pid")), "the server was started")
       const nodes = () => marked(mark).filter((line) => /MainThread|node/.test(line))
       yield* eventually("only the gateway is left of the Node processes", () => nodes().length === 1)
+    })
+  )
+
+  live(
+    "the app-server killed in a command: the turn goes on once at the next generation, and the command never runs twice",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const { mark } = yield* status(place)
+        const log = path.join(place.workspace, "log")
+        const long = "echo ran >> log; sleep 987"
+        const provider = yield* scripted("cut short", [
+          shell(long),
+          // The model tries it again, as models do.
+          shell(long),
+          shell("touch after"),
+          { say: "done" }
+        ])
+        const pidOf = Effect.flatMap(ControlClient, (client) =>
+          Effect.map(client.Leases(), ([lease]) => lease?.pid ?? null)
+        )
+        const [events, killed, next] = yield* ask(
+          place,
+          Effect.gen(function* () {
+            const running = yield* Effect.forkChild(
+              turn(place, { provider, prompt: "cut short", onLost: "resume" })
+            )
+            yield* eventually("the command runs", () => fs.existsSync(log))
+            const pid = yield* pidOf
+            process.kill(pid!, "SIGKILL")
+            return [yield* Fiber.join(running), pid, yield* pidOf] as const
+          })
+        )
+        assert.deepStrictEqual(decisionsOf(events), [
+          `hook allow Bash: ${long}`,
+          `hook deny Bash: ${long}`,
+          "hook allow Bash: touch after"
+        ])
+        assert.deepStrictEqual(
+          events.flatMap((event) =>
+            event._tag === "resumed" ? [[event.generation, event.lost.reason, event.inDoubt]] : []
+          ),
+          [[2, { _tag: "signalled", signal: "SIGKILL" }, 1]]
+        )
+        assert.strictEqual(endOf(events), "completed")
+        assert.notStrictEqual(next, killed)
+        assert.strictEqual(fs.readFileSync(log, "utf8"), "ran\n")
+        yield* eventually(
+          "the command that was cut off is gone",
+          () => !marked(mark).some((line) => line.endsWith(" sleep"))
+        )
+      })
+  )
+
+  live("a provider that refuses connections fails the turn by its name, soon, and only that turn", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      yield* startGateway(place)
+      const refusing = yield* closedPort
+      const began = Date.now()
+      const events = yield* ask(place, turn(place, { provider: refusing, prompt: "hello?" }))
+      // 0.1 s without retries, measured; a turn that hangs would take minutes.
+      assert.isBelow(Date.now() - began, 20_000)
+      assert.deepInclude(events.at(-1), {
+        _tag: "ended",
+        status: "failed",
+        failure: new ProviderUnavailable({ problem: "unreachable", httpStatus: null })
+      })
+      const provider = yield* scripted("still here", [{ say: "yes" }])
+      assert.strictEqual(
+        endOf(yield* ask(place, turn(place, { provider, prompt: "still here" }))),
+        "completed"
+      )
+      assert.strictEqual((yield* status(place)).leases[0]?.generation, 1)
     })
   )
 

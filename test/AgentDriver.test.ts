@@ -3,215 +3,23 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
-import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
-import * as os from "node:os"
 import { TestClock } from "effect/testing"
-import { layer } from "../src/layers/AgentDriverCodex.ts"
-import {
-  AgentDriver,
-  type AgentEvent,
-  HookIncident,
-  HooksUnverified,
-  RunFailed,
-  type RunRequest,
-  TurnTimeout
-} from "../src/services/AgentDriver.ts"
-import { AppServerLease } from "../src/services/AppServerLease.ts"
-import {
-  type AppServerConnection,
-  AppServerLost,
-  AppServerRequestTimeout,
-  type Incoming
-} from "../src/services/AppServerProcess.ts"
-import { AuditUnavailable, type AuditRow } from "../src/services/AuditLog.ts"
-import type { Decision } from "../src/services/Policy.ts"
-import { type Relay, RelayRegistry } from "../src/services/RelayRegistry.ts"
-import { type ThreadRecord, ThreadStore } from "../src/services/ThreadStore.ts"
+import { HookIncident, HooksUnverified, RunFailed, TurnTimeout } from "../src/services/AgentDriver.ts"
 import { entry } from "./support/AuditLog.ts"
-
-const lost = new AppServerLost({ generation: 1, reason: { _tag: "stdio-closed" }, stderrTail: "" })
-const decision = (tag: "allow" | "deny"): Decision => ({
-  verdict: { _tag: tag },
-  policy: "p",
-  reason: "r",
-  votes: []
-})
-
-interface World {
-  /** `method` of every request, in order; with its params where a test looks at them. */
-  readonly asked: Array<string>
-  readonly params: Map<string, unknown>
-  readonly say: (message: Incoming) => Effect.Effect<unknown>
-  readonly hangUp: Effect.Effect<unknown>
-  readonly turnStarted: Effect.Effect<void>
-  /** From now on no request is answered; each has the deadline it asks for. */
-  readonly goesSilent: () => void
-  readonly driver: AgentDriver["Service"]
-  readonly remembered: ReadonlyArray<ThreadRecord>
-  /** The relay's rows. */
-  readonly rows: Queue.Queue<AuditRow>
-  readonly log: Array<string>
-}
-
-const world = Effect.fnUntraced(function* (
-  options: {
-    readonly trustStatus?: string
-    readonly approve?: "allow" | "deny" | "fail"
-    /** Approvals wait for this. */
-    readonly gate?: Effect.Effect<unknown>
-  } = {}
-) {
-  const asked: Array<string> = []
-  const params = new Map<string, unknown>()
-  const log: Array<string> = []
-  const incoming = yield* Queue.unbounded<Incoming, AppServerLost>()
-  const turnStarted = yield* Deferred.make<void>()
-  let hooks: Record<string, unknown> = {}
-  let silent = false
-
-  const results: Record<string, (params: never) => unknown> = {
-    "thread/start": ({ config }: { readonly config: { readonly hooks: typeof hooks } }) => {
-      hooks = config.hooks
-      return { thread: { id: "T" }, model: "m" }
-    },
-    "thread/resume": (params) => results["thread/start"]!(params),
-    "thread/fork": (params) => results["thread/start"]!(params),
-    "hooks/list": () => {
-      const groups = hooks["PreToolUse"] as ReadonlyArray<{
-        readonly hooks: ReadonlyArray<{ readonly command: string }>
-      }>
-      const state = hooks["state"] as Record<string, { readonly trusted_hash: string }>
-      return {
-        data: [
-          {
-            hooks: Object.entries(state).map(([key, { trusted_hash }]) => ({
-              key,
-              eventName: "preToolUse",
-              command: groups[0]!.hooks[0]!.command,
-              source: "sessionFlags",
-              enabled: true,
-              currentHash: trusted_hash,
-              trustStatus: options.trustStatus ?? "trusted"
-            }))
-          }
-        ]
-      }
-    },
-    "account/read": () => ({ account: null, requiresOpenaiAuth: true }),
-    "turn/start": () => ({ turn: { id: "U" } })
-  }
-  const connection: AppServerConnection = {
-    generation: 1,
-    pid: 1,
-    version: "0.169.0",
-    lost: Effect.never,
-    thread: () => Effect.succeed(incoming),
-    request: (method, sent, schema, timeoutMs = 60_000) =>
-      Effect.suspend(() => {
-        if (silent)
-          return Effect.andThen(Effect.sleep(timeoutMs), new AppServerRequestTimeout({ method, timeoutMs }))
-        asked.push(method)
-        params.set(method, sent)
-        if (method === "turn/start") Deferred.doneUnsafe(turnStarted, Effect.void)
-        return Effect.orDie(
-          Schema.decodeUnknownEffect(schema)((results[method]?.(sent as never) ?? {}) as unknown)
-        )
-      })
-  }
-  const rows = yield* Queue.unbounded<AuditRow>()
-  const relay: Relay = {
-    relayId: "R",
-    generation: 1,
-    recordPath: "/bridges/R",
-    commands: { pre_tool_use: "the hook" },
-    decide: () => Effect.die("not asked here"),
-    approve: (call) =>
-      Effect.suspend(() => {
-        log.push(`approve ${call.callId}`)
-        return options.approve === "fail"
-          ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
-          : Effect.as(options.gate ?? Effect.void, {
-              decision: decision(options.approve ?? "allow"),
-              fromHook: true
-            })
-      }),
-    incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
-    rows,
-    attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))
-  }
-  const remembered: Array<ThreadRecord> = []
-  const parts = Layer.mergeAll(
-    Layer.mock(RelayRegistry, {
-      register: () =>
-        Effect.acquireRelease(Effect.succeed(relay), () => Effect.sync(() => log.push("relay closed")))
-    }),
-    Layer.mock(AppServerLease, {
-      borrow: Effect.acquireRelease(Effect.succeed(connection), () =>
-        Effect.sync(() => log.push("given back"))
-      )
-    }),
-    Layer.mock(ThreadStore, {
-      find: () => Effect.succeedNone,
-      remember: (record) => Effect.sync(() => remembered.push(record))
-    })
-  )
-  const driver = yield* Effect.provide(AgentDriver, layer.pipe(Layer.provide(parts)))
-  return {
-    asked,
-    params,
-    log,
-    driver,
-    say: (message) => Queue.offer(incoming, message),
-    remembered,
-    rows,
-    goesSilent: () => {
-      silent = true
-    },
-    hangUp: Queue.fail(incoming, lost),
-    turnStarted: Deferred.await(turnStarted)
-  } satisfies World
-})
-
-const cwd = fs.realpathSync(os.tmpdir())
-const request: RunRequest = { prompt: "p", cwd, overrides: [], thread: { _tag: "start" } }
-const notify = (method: string, params: unknown): Incoming => ({ _tag: "notification", method, params })
-const completed = notify("turn/completed", {
-  threadId: "T",
-  turn: { id: "U", status: "completed", error: null }
-})
-const cleanup = ["thread/backgroundTerminals/clean", "thread/unsubscribe"]
-
-/** Runs a turn to where it waits for messages. */
-const running = Effect.fnUntraced(function* (
-  options?: Parameters<typeof world>[0],
-  over: Partial<RunRequest> = {}
-) {
-  const place = yield* world(options)
-  const events: Array<AgentEvent> = []
-  const fiber = yield* place.driver.run({ ...request, ...over }).pipe(
-    Stream.runForEach((event) => Effect.sync(() => events.push(event))),
-    Effect.forkChild
-  )
-  yield* place.turnStarted
-  return { ...place, events, fiber }
-})
-
-/** A server request, and the answer it gets. */
-const asks = Effect.fnUntraced(function* (place: World, method: string, params: unknown) {
-  const answer = yield* Deferred.make<unknown>()
-  yield* place.say({
-    _tag: "request",
-    method,
-    params,
-    respond: (result) => Effect.asVoid(Deferred.succeed(answer, result)),
-    refuse: Effect.asVoid(Deferred.succeed(answer, "refused"))
-  })
-  return yield* Deferred.await(answer)
-})
+import {
+  asks,
+  cleanup,
+  completed,
+  cwd,
+  lostAt,
+  notify,
+  request,
+  running,
+  world
+} from "./support/codexWorld.ts"
 
 const commandApproval = {
   threadId: "T",
@@ -339,7 +147,10 @@ describe("AgentDriver for Codex", () => {
       const place = yield* running()
       yield* place.hangUp
       const error = yield* Effect.flip(Fiber.join(place.fiber))
-      assert.deepInclude(error, { _tag: "RunFailed", stage: "turn", retryable: true, detail: lost.message })
+      assert.deepStrictEqual(
+        error,
+        new RunFailed({ stage: "turn", detail: lostAt(1).message, failure: lostAt(1), retryable: true })
+      )
     })
   )
 
@@ -444,9 +255,9 @@ describe("AgentDriver for Codex", () => {
         yield* place.say(completed)
         yield* Fiber.join(place.fiber)
         assert.deepStrictEqual(place.asked.slice(4), [
-          "thread/backgroundTerminals/clean",
           "turn/interrupt",
-          "thread/backgroundTerminals/clean",
+          ...cleanup.slice(0, 2),
+          ...cleanup.slice(0, 2),
           "thread/unsubscribe",
           "thread/unsubscribe"
         ])
@@ -455,7 +266,7 @@ describe("AgentDriver for Codex", () => {
   )
 
   it.effect(
-    "an app-server that answers nothing any more holds up the end of a run for eight seconds, not for each question",
+    "an app-server that answers nothing after a turn holds up the end of its run for eight seconds, not for each question",
     () =>
       Effect.gen(function* () {
         const place = yield* running()
@@ -467,13 +278,12 @@ describe("AgentDriver for Codex", () => {
               item: { type: "subAgentActivity", id: `x${agent}`, agentThreadId: `child${agent}` }
             })
           )
-        yield* TestClock.adjust(0)
         place.goesSilent()
-        const ending = yield* Effect.forkChild(Fiber.interrupt(place.fiber), { startImmediately: true })
+        yield* place.say(completed)
         // The thread itself is let go after the turn, with a deadline of its own.
         yield* TestClock.adjust("13 seconds")
-        assert.isDefined(ending.pollUnsafe())
-        assert.deepStrictEqual(place.log.slice(1), ["given back", "relay closed"])
+        yield* Fiber.join(place.fiber)
+        assert.deepStrictEqual([place.log.slice(1), place.retired], [["given back", "relay closed"], []])
       })
   )
 
@@ -498,8 +308,7 @@ describe("AgentDriver for Codex", () => {
           item: { type: "agentMessage", id: "m", text: "hi" }
         })
       )
-      yield* TestClock.adjust(0)
-      assert.deepStrictEqual(place.events.at(-1), { _tag: "message", threadId: "T", text: "hi" })
+      assert.deepStrictEqual(yield* place.until("message"), { _tag: "message", threadId: "T", text: "hi" })
       yield* Deferred.succeed(gate, undefined)
     })
   )

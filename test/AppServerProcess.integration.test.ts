@@ -1,76 +1,34 @@
 /** AppServerProcess against small programs in the place of Codex: what reaches a child, and how it goes. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as References from "effect/References"
+import * as Fiber from "effect/Fiber"
 import * as Schema from "effect/Schema"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
-import { AppServerProcess, describePoison, layer } from "../src/layers/AppServerProcess.ts"
-import { CodexBinary } from "../src/services/CodexBinary.ts"
-import { Settings, type SettingsShape } from "../src/services/Settings.ts"
+import type { PoisonReason } from "../src/services/AppServerFailure.ts"
+import { answer, appServerOf, epochOf, isAlive, type ScriptOptions, serverOf } from "./support/appServer.ts"
 import { makeHome } from "./support/codex.ts"
 import { eventually } from "./support/gateway.ts"
 
-const answer = `read -r line
-echo '{"id":1,"result":{"userAgent":"holdfast/0.169.0 (Linux)","codexHome":"/"}}'
-`
+const told = (codexHome: string, file: string) => fs.readFileSync(path.join(codexHome, file), "utf8")
 
-interface Options {
-  readonly script: string
-  readonly codex?: Partial<SettingsShape["codex"]>
-  readonly environment?: SettingsShape["environment"]
-  readonly exitGraceMs?: number
-}
-
-/** The layer with `script` as codex; the script's directory is its CODEX_HOME, where it may leave files. */
-const serverOf = Effect.fnUntraced(function* (home: string, options: Options) {
-  const settings = yield* Settings
-  const program = path.join(home, "fake-codex")
-  fs.writeFileSync(program, `#!/bin/sh\n${options.script}`, { mode: 0o755 })
-  return layer.pipe(
-    Layer.provide(
-      Layer.mergeAll(
-        Layer.succeed(CodexBinary, { path: Effect.succeed(program), version: Effect.succeed("0.169.0") }),
-        Layer.succeed(Settings, {
-          ...settings,
-          environment: options.environment ?? { PATH: process.env["PATH"] },
-          codex: { ...settings.codex, home, ...options.codex },
-          lease: { ...settings.lease, exitGraceMs: options.exitGraceMs ?? settings.lease.exitGraceMs }
-        })
-      )
-    )
-  )
-})
-
-const start = Effect.flatMap(AppServerProcess, (server) => server.start(1)).pipe(
-  Effect.provideService(References.MinimumLogLevel, "Warn")
-)
-
-/** The child's environment, without what a shell adds to its own. */
-const environmentOf = Effect.fnUntraced(function* (home: string, options: Omit<Options, "script">) {
-  const server = yield* serverOf(home, {
+/** The child's environment, without what a shell adds to its own. The cookie names the epoch and the generation. */
+const environmentOf = Effect.fnUntraced(function* (options: Omit<ScriptOptions, "script">) {
+  const { codexHome } = options
+  const { start } = yield* serverOf({
     script: `env > "$CODEX_HOME/env"\n${answer}cat > /dev/null\n`,
     ...options
   })
-  yield* Effect.scoped(Effect.provide(start, server))
-  const lines = fs.readFileSync(path.join(home, "env"), "utf8").trimEnd().split("\n")
+  yield* Effect.scoped(start)
   return Object.fromEntries(
-    lines
+    told(codexHome, "env")
+      .trimEnd()
+      .split("\n")
       .map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)] as const)
       .filter(([name]) => !["PWD", "OLDPWD", "SHLVL", "_"].includes(name))
   )
 })
-
-const isAlive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
-}
 
 /** Says what it saw last: the end of its input, or a signal. */
 const tellsHowItEnds = `trap 'echo term >> "$CODEX_HOME/end"; exit 0' TERM
@@ -94,6 +52,7 @@ const listed = {
   SSL_CERT_FILE: "/certs/file",
   SSL_CERT_DIR: "/certs"
 }
+const own = (home: string) => ({ CODEX_HOME: home, HOLDFAST_CHILD: `${epochOf(home)}.1` })
 const secrets = {
   AWS_SECRET: "s",
   OPENAI_API_KEY: "k",
@@ -106,19 +65,20 @@ describe("AppServerProcess", () => {
   it.live("a child gets the listed variables and no other", () =>
     Effect.gen(function* () {
       const { codexHome } = yield* makeHome
-      const child = yield* environmentOf(codexHome, { environment: { ...listed, ...secrets } })
-      assert.deepStrictEqual(child, { ...listed, CODEX_HOME: codexHome })
+      const child = yield* environmentOf({ codexHome, environment: { ...listed, ...secrets } })
+      assert.deepStrictEqual(child, { ...listed, ...own(codexHome) })
     })
   )
 
   it.live("passEnv adds exactly what it names", () =>
     Effect.gen(function* () {
       const { codexHome } = yield* makeHome
-      const child = yield* environmentOf(codexHome, {
+      const child = yield* environmentOf({
+        codexHome,
         environment: { ...listed, ...secrets },
         codex: { passEnv: ["OPENAI_API_KEY", "NOT_SET"] }
       })
-      assert.deepStrictEqual(child, { ...listed, OPENAI_API_KEY: "k", CODEX_HOME: codexHome })
+      assert.deepStrictEqual(child, { ...listed, OPENAI_API_KEY: "k", ...own(codexHome) })
     })
   )
 
@@ -127,13 +87,16 @@ describe("AppServerProcess", () => {
     () =>
       Effect.gen(function* () {
         const { codexHome, home } = yield* makeHome
-        const below = yield* environmentOf(codexHome, { environment: { ...listed, TMPDIR: home } })
+        const below = yield* environmentOf({ codexHome, environment: { ...listed, TMPDIR: home } })
         assert.strictEqual(below["TMPDIR"], `${codexHome}/tmp`)
         assert.strictEqual(fs.statSync(`${codexHome}/tmp`).mode & 0o777, 0o700)
 
         const other = path.join(home, "other")
         fs.mkdirSync(other, { mode: 0o700 })
-        const beside = yield* environmentOf(other, { environment: { ...listed, TMPDIR: codexHome } })
+        const beside = yield* environmentOf({
+          codexHome: other,
+          environment: { ...listed, TMPDIR: codexHome }
+        })
         assert.strictEqual(beside["TMPDIR"], codexHome)
         assert.isFalse(fs.existsSync(`${other}/tmp`))
       })
@@ -145,18 +108,18 @@ describe("AppServerProcess", () => {
         Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "hf-app-"))),
         (made) => Effect.sync(() => fs.rmSync(made, { recursive: true, force: true }))
       )
-      const child = yield* environmentOf(home, { environment: { PATH: listed.PATH } })
-      assert.deepStrictEqual(child, { PATH: listed.PATH, CODEX_HOME: home, TMPDIR: `${home}/tmp` })
+      const child = yield* environmentOf({ codexHome: home, environment: { PATH: listed.PATH } })
+      assert.deepStrictEqual(child, { PATH: listed.PATH, ...own(home), TMPDIR: `${home}/tmp` })
     })
   )
 
   it.live("a child is asked to leave by end of input before any signal", () =>
     Effect.gen(function* () {
       const { codexHome } = yield* makeHome
-      const server = yield* serverOf(codexHome, { script: tellsHowItEnds })
-      const { pid } = yield* Effect.scoped(Effect.provide(start, server))
+      const { start } = yield* serverOf({ codexHome, script: tellsHowItEnds })
+      const { pid } = yield* Effect.scoped(start)
       assert.strictEqual(fs.readFileSync(path.join(codexHome, "end"), "utf8"), "eof\n")
-      assert.isFalse(isAlive(pid))
+      assert.isFalse(isAlive(pid!))
     })
   )
 
@@ -164,10 +127,10 @@ describe("AppServerProcess", () => {
     Effect.gen(function* () {
       const { codexHome } = yield* makeHome
       const script = `trap 'echo term >> "$CODEX_HOME/end"; exit 0' TERM\n${answer}while :; do sleep 0.05; done\n`
-      const server = yield* serverOf(codexHome, { script, exitGraceMs: 50 })
-      const { pid } = yield* Effect.scoped(Effect.provide(start, server))
+      const { start } = yield* serverOf({ codexHome, script, lease: { exitGraceMs: 50 } })
+      const { pid } = yield* Effect.scoped(start)
       assert.strictEqual(fs.readFileSync(path.join(codexHome, "end"), "utf8"), "term\n")
-      assert.isFalse(isAlive(pid))
+      assert.isFalse(isAlive(pid!))
     })
   )
 
@@ -175,35 +138,256 @@ describe("AppServerProcess", () => {
     Effect.gen(function* () {
       const { codexHome } = yield* makeHome
       const script = fs.readFileSync(path.join(import.meta.dirname, "fixtures/codex-never-leaves.sh"), "utf8")
-      const server = yield* serverOf(codexHome, { script, exitGraceMs: 50 })
-      const { pid } = yield* Effect.scoped(Effect.provide(start, server))
-      const survived = isAlive(pid)
-      if (survived) process.kill(-pid, "SIGKILL")
+      const { start } = yield* serverOf({ codexHome, script, lease: { exitGraceMs: 50 } })
+      const { pid } = yield* Effect.scoped(start)
+      const survived = isAlive(pid!)
+      if (survived) process.kill(-pid!, "SIGKILL")
       assert.isFalse(survived)
     })
   )
 
-  const ends: ReadonlyArray<readonly [string, string]> = [
-    ["its exit", "read -r line; exit 7\n"],
-    ["the end of its output", "read -r line; exec >&-; sleep 0.05; exit 7\n"],
-    ["a broken pipe to it", 'read -r line; exec <&-; : > "$CODEX_HOME/deaf"; sleep 0.1; exit 7\n']
+  it.live("a poisoned child is told to leave and killed, without the time that a healthy one has", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const script = fs.readFileSync(path.join(import.meta.dirname, "fixtures/codex-never-leaves.sh"), "utf8")
+      const { start, left } = yield* serverOf({ codexHome, script, lease: { poisonGraceMs: 50 } })
+      const { gone } = yield* Effect.scoped(
+        Effect.tap(start, ({ retire }) => retire({ _tag: "probes-missed", count: 3, silentMs: 30_000 }))
+      )
+      assert.deepStrictEqual(
+        { gone: yield* gone, left: left() },
+        { gone: { confirmed: true, code: null, signal: "SIGKILL" }, left: [] }
+      )
+    })
+  )
+
+  it.live("a child with much to say when it leaves is heard out", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start } = yield* serverOf({
+        codexHome,
+        script: `${answer}while read -r line; do :; done\nhead -c 1000000 /dev/zero\n: > "$CODEX_HOME/done"\n`
+      })
+      const { gone } = yield* Effect.scoped(start)
+      assert.deepStrictEqual(
+        { gone: yield* gone, done: fs.existsSync(path.join(codexHome, "done")) },
+        { gone: { confirmed: true, code: 0, signal: null }, done: true }
+      )
+    })
+  )
+
+  interface Vice {
+    readonly it: string
+    /** Runs when the handshake is over. */
+    readonly script: string
+    readonly reason: PoisonReason
+    /** How it ends; null where that depends on who is faster. */
+    readonly gone: { readonly code: number | null; readonly signal: string | null } | null
+  }
+  const idle = "while read -r line; do :; done\n"
+  const vices: ReadonlyArray<Vice> = [
+    {
+      it: "exits",
+      script: "exit 7\n",
+      reason: { _tag: "exited", code: 7 },
+      gone: { code: 7, signal: null }
+    },
+    {
+      it: "is killed",
+      script: "kill -KILL $$\n",
+      reason: { _tag: "signalled", signal: "SIGKILL" },
+      gone: { code: null, signal: "SIGKILL" }
+    },
+    {
+      it: "is stopped",
+      script: `kill -STOP $$\n${idle}`,
+      reason: { _tag: "stopped" },
+      gone: { code: null, signal: "SIGKILL" }
+    },
+    {
+      it: "closes its output and exits",
+      script: "exec >&-; sleep 0.05; exit 7\n",
+      reason: { _tag: "exited", code: 7 },
+      gone: { code: 7, signal: null }
+    },
+    {
+      it: "closes its output and lives",
+      script: `exec >&-\n${idle}`,
+      reason: { _tag: "stdio-closed" },
+      gone: null
+    },
+    {
+      it: "prints what is not JSON",
+      script: `echo 'thread panicked at'; echo 'note: run with'; echo '  0: std'\n${idle}`,
+      reason: { _tag: "unframeable", lines: 3 },
+      gone: null
+    },
+    {
+      it: "answers what nobody asked",
+      script: `for id in 71 72 73 74 75 76 77 78 79; do echo '{"id":'$id',"result":{}}'; done\n${idle}`,
+      reason: { _tag: "unknown-responses", count: 9 },
+      gone: null
+    },
+    {
+      it: "reads no more",
+      script: 'trap "" TERM; exec <&-; : > "$CODEX_HOME/deaf"; while :; do sleep 0.05; done\n',
+      reason: { _tag: "write-failed", code: "EPIPE" },
+      gone: { code: null, signal: "SIGKILL" }
+    }
   ]
-  for (const [what, script] of ends)
-    it.live(`a child that is lost by ${what} is named by its exit status`, () =>
+  for (const vice of vices)
+    it.live(`a child that ${vice.it} is lost for that reason, and nothing of it is left`, () =>
       Effect.gen(function* () {
         const { codexHome } = yield* makeHome
-        const server = yield* serverOf(codexHome, { script: `${answer}${script}` })
-        const lost = yield* Effect.gen(function* () {
-          const connection = yield* start
-          if (script.includes("deaf"))
-            yield* eventually("it reads no more", () => fs.existsSync(path.join(codexHome, "deaf")))
-          const asked = yield* Effect.flip(connection.request("thread/start", {}, Schema.Unknown))
-          return [asked, yield* connection.lost]
-        }).pipe(Effect.provide(server), Effect.scoped)
+        const { start, left } = yield* serverOf({
+          codexHome,
+          script: `${answer}read -r line\nsleep 60 <&- >&- 2>&- &\n${vice.script}`,
+          lease: { poisonGraceMs: 50, stateLookMs: 20 }
+        })
+        const seen = yield* Effect.scoped(
+          Effect.gen(function* () {
+            const connection = yield* start
+            if (vice.script.includes("deaf"))
+              yield* eventually("it reads no more", () => fs.existsSync(path.join(codexHome, "deaf")))
+            const asked = yield* Effect.flip(connection.request("thread/start", {}, Schema.Unknown))
+            return { asked, lost: yield* connection.lost, gone: connection.gone }
+          })
+        )
+        const { confirmed, code, signal } = yield* seen.gone
         assert.deepStrictEqual(
-          lost.map((error) => (error._tag === "AppServerLost" ? describePoison(error.reason) : error._tag)),
-          ["it exited with status 7", "it exited with status 7"]
+          {
+            asked: seen.asked._tag === "AppServerLost" ? seen.asked.reason : seen.asked,
+            lost: seen.lost.reason,
+            confirmed,
+            gone: vice.gone === null ? null : { code, signal },
+            left: left()
+          },
+          { asked: vice.reason, lost: vice.reason, confirmed: true, gone: vice.gone, left: [] }
         )
       })
     )
+
+  it.live("an exit comes with the child's last words, and without their secrets", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start } = yield* serverOf({
+        codexHome,
+        script: `${answer}read -r line\necho 'cannot use OPENAI_API_KEY=sk-0123456789abcdef' >&2\nexit 3\n`
+      })
+      const lost = yield* Effect.scoped(Effect.flatMap(start, (connection) => connection.lost))
+      assert.deepStrictEqual(
+        { reason: lost.reason, stderrTail: lost.stderrTail },
+        { reason: { _tag: "exited", code: 3 }, stderrTail: "cannot use OPENAI_API_KEY=[redacted]\n" }
+      )
+    })
+  )
+
+  it.live("the exit is told before what the child left running is ended", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start, left } = yield* serverOf({
+        codexHome,
+        script: `${answer}read -r line\nsetsid sh -c 'trap "" TERM; sleep 60 & wait; wait' <&- >&- 2>&- &\nexit 0\n`
+      })
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* start
+          assert.deepStrictEqual(yield* connection.gone, { confirmed: true, code: 0, signal: null })
+          assert.notDeepEqual(left(), [])
+        })
+      )
+      assert.deepStrictEqual(left(), [])
+    })
+  )
+
+  for (const [how, last] of [
+    ["that is asked to leave", "while read -r line; do :; done\n"],
+    ["that leaves by itself", "exit 0\n"]
+  ] as const)
+    it.live(`without a mark, whoever descends from a child ${how} is ended with it`, () =>
+      Effect.gen(function* () {
+        const { codexHome } = yield* makeHome
+        const detached = last.startsWith("exit") ? "" : "setsid "
+        const { start, left } = yield* serverOf({
+          codexHome,
+          script: `${answer}read -r line\n${detached}sleep 60 &\n: > "$CODEX_HOME/started"\n${last}`,
+          marked: false
+        })
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const connection = yield* start
+            yield* eventually("it forked", () => fs.existsSync(path.join(codexHome, "started")))
+            if (last.startsWith("exit")) yield* connection.gone
+            assert.notDeepEqual(left(), [])
+          })
+        )
+        assert.deepStrictEqual(left(), [])
+      })
+    )
+
+  it.live("a machine without prlimit runs the child without a mark", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start, left } = yield* serverOf({
+        codexHome,
+        script: `${answer}while read -r line; do :; done\n`,
+        environment: { PATH: codexHome }
+      })
+      const [limits, mine] = yield* Effect.scoped(
+        Effect.map(start, ({ pid }) =>
+          [pid!, process.pid].map(
+            (of) => /^Max file locks.*$/m.exec(fs.readFileSync(`/proc/${of}/limits`, "utf8"))?.[0]
+          )
+        )
+      )
+      assert.strictEqual(limits, mine)
+      assert.deepStrictEqual(left(), [])
+    })
+  )
+
+  it.live("a program that cannot be run is named, with or without a mark", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const program = path.join(codexHome, "fake-codex")
+      fs.writeFileSync(program, "", { mode: 0o600 })
+      for (const marked of [true, false]) {
+        const { start } = yield* appServerOf({ codexHome, program, marked })
+        const { stage, problem } = yield* Effect.flip(Effect.scoped(start))
+        assert.deepStrictEqual(
+          { stage, problem },
+          { stage: "spawn", problem: `${program} cannot be started (EACCES).` }
+        )
+      }
+    })
+  )
+
+  it.live("a child that does not answer its handshake is given up on, and not asked to leave for long", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start, left } = yield* serverOf({
+        codexHome,
+        script: "trap '' TERM\nwhile :; do sleep 0.05; done\n",
+        lease: { handshakeTimeoutMs: 50, poisonGraceMs: 50, exitGraceMs: 600_000 }
+      })
+      const { stage, problem } = yield* Effect.flip(Effect.scoped(start))
+      assert.deepStrictEqual(
+        { stage, problem, left: left() },
+        { stage: "handshake", problem: "Codex did not answer initialize within 50 ms.", left: [] }
+      )
+    })
+  )
+
+  it.live("a start that is interrupted in the midst of its handshake leaves nobody", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start, left } = yield* serverOf({
+        codexHome,
+        script: `: > "$CODEX_HOME/started"\nwhile read -r line; do :; done\n`
+      })
+      const starting = yield* Effect.forkChild(Effect.scoped(start))
+      yield* eventually("it runs", () => fs.existsSync(path.join(codexHome, "started")))
+      yield* Fiber.interrupt(starting)
+      assert.deepStrictEqual(left(), [])
+    })
+  )
 })

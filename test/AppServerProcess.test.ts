@@ -1,67 +1,28 @@
 /** The connection over two queues: no process, the same protocol. */
 import { assert, describe, it } from "@effect/vitest"
-import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
-import { open } from "../src/layers/internal/appServerConnection.ts"
 import {
-  AppServerLost,
   AppServerRejected,
   AppServerRequestTimeout,
   AppServerUnexpected,
   BorrowerShed,
-  severity,
-  threadQueueCapacity
-} from "../src/services/AppServerProcess.ts"
-
-const encoder = new TextEncoder()
-
-/** The server's side: what we wrote, and a way to say lines. */
-const peer = Effect.gen(function* () {
-  const input = yield* Queue.unbounded<Uint8Array, Cause.Done>()
-  const written = yield* Queue.unbounded<{ readonly id?: unknown; readonly [key: string]: unknown }>()
-  let breaks = false
-  const connection = yield* open({
-    generation: 7,
-    requestTimeoutMs: 1000,
-    stderrTail: () => "panic: api_key=sk-abcdefghijklmnopqrstuvwx",
-    transport: {
-      input: Stream.fromQueue(input),
-      write: (text) =>
-        breaks
-          ? Effect.fail({ _tag: "write-failed", code: "EPIPE" } as const)
-          : Effect.asVoid(Queue.offer(written, JSON.parse(text)))
-    }
-  })
-  return {
-    connection,
-    written,
-    say: (value: unknown) =>
-      Effect.andThen(
-        Queue.offer(input, encoder.encode(`${typeof value === "string" ? value : JSON.stringify(value)}\n`)),
-        TestClock.adjust(0)
-      ),
-    hangUp: Queue.end(input),
-    breakPipe: () => {
-      breaks = true
-    }
-  }
-})
+  severity
+} from "../src/services/AppServerFailure.ts"
+import { threadQueueCapacity } from "../src/services/AppServerProcess.ts"
+import { lost, makePeer } from "./support/appServerPeer.ts"
 
 const Answer = Schema.Struct({ n: Schema.Int })
-const lost = (reason: AppServerLost["reason"]) =>
-  new AppServerLost({ generation: 7, reason, stderrTail: "panic: api_key=[redacted]" })
 
 describe("AppServerProcess", () => {
   it.effect("answers find their requests in any order", () =>
     Effect.gen(function* () {
-      const { connection, say, written } = yield* peer
+      const { connection, say, written } = yield* makePeer()
       const a = yield* Effect.forkChild(connection.request("a", {}, Answer), { startImmediately: true })
       const b = yield* Effect.forkChild(connection.request("b", {}, Answer), { startImmediately: true })
       const [first, second] = [yield* Queue.take(written), yield* Queue.take(written)]
@@ -73,7 +34,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a refusal, an unknown form and a deadline are the caller's alone, and typed", () =>
     Effect.gen(function* () {
-      const { connection, say, written } = yield* peer
+      const { connection, say, written } = yield* makePeer()
       const ask = Effect.forkChild(Effect.flip(connection.request("m", {}, Answer)), {
         startImmediately: true
       })
@@ -96,7 +57,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a loss fails every request and every thread at once, with one reason and no secret", () =>
     Effect.gen(function* () {
-      const { connection, hangUp } = yield* peer
+      const { connection, hangUp } = yield* makePeer()
       const thread = yield* connection.thread("t")
       const asking = yield* Effect.forkChild(Effect.flip(connection.request("m", {}, Answer)), {
         startImmediately: true
@@ -114,7 +75,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a broken pipe is poison", () =>
     Effect.gen(function* () {
-      const { breakPipe, connection } = yield* peer
+      const { breakPipe, connection } = yield* makePeer()
       breakPipe()
       assert.deepStrictEqual(
         yield* Effect.flip(connection.request("m", {}, Answer)),
@@ -125,7 +86,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a stray line is noise; three in a row are poison", () =>
     Effect.gen(function* () {
-      const { connection, say, written } = yield* peer
+      const { connection, say, written } = yield* makePeer()
       for (const line of ["log", "log"]) yield* say(line)
       const asking = yield* Effect.forkChild(connection.request("m", {}, Answer), { startImmediately: true })
       yield* say({ id: (yield* Queue.take(written)).id, result: { n: 1 } })
@@ -137,7 +98,7 @@ describe("AppServerProcess", () => {
 
   it.effect("messages go to their thread, a sub-agent's to its parent's, and never to another's", () =>
     Effect.gen(function* () {
-      const { connection, say } = yield* peer
+      const { connection, say } = yield* makePeer()
       const [a, b] = [yield* connection.thread("a"), yield* connection.thread("b")]
       yield* say({ method: "x", params: { threadId: "a" } })
       yield* say({
@@ -160,7 +121,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a request of a thread nobody owns is refused, so what it asks for is not done", () =>
     Effect.gen(function* () {
-      const { say, written } = yield* peer
+      const { say, written } = yield* makePeer()
       yield* say({ id: 0, method: "item/commandExecution/requestApproval", params: { threadId: "nobody" } })
       const answer = yield* Queue.take(written)
       assert.strictEqual(answer.id, 0)
@@ -170,7 +131,7 @@ describe("AppServerProcess", () => {
 
   it.effect("a thread that is given back takes its sub-agents along: what they still ask is refused", () =>
     Effect.gen(function* () {
-      const { connection, say, written } = yield* peer
+      const { connection, say, written } = yield* makePeer()
       const scope = yield* Scope.make()
       const ended = yield* Scope.provide(connection.thread("a"), scope)
       const spawned = { type: "subAgentActivity", agentThreadId: "a1" }
@@ -201,12 +162,14 @@ describe("AppServerProcess", () => {
 
   it.effect("a borrower that does not read is shed, and the others do not notice", () =>
     Effect.gen(function* () {
-      const { connection, say, written } = yield* peer
+      const { connection, say, written } = yield* makePeer()
       const [slow, quick] = [yield* connection.thread("slow"), yield* connection.thread("quick")]
       const flood = Array.from({ length: threadQueueCapacity }, () =>
         JSON.stringify({ method: "x", params: { threadId: "slow" } })
       ).join("\n")
       yield* say(flood)
+      yield* say({ method: "x", params: { threadId: "quick" } })
+      yield* Queue.take(quick)
       assert.strictEqual(yield* Queue.size(slow), threadQueueCapacity)
       // The one too many is a request, which the server waits for: it is refused like any that nobody answers.
       yield* say({ id: 5, method: "ask", params: { threadId: "slow" } })
@@ -216,7 +179,10 @@ describe("AppServerProcess", () => {
       yield* say({ method: "y", params: { threadId: "quick" } })
       assert.strictEqual((yield* Queue.take(quick)).method, "y")
       yield* Queue.takeN(slow, threadQueueCapacity)
-      assert.deepStrictEqual(yield* Effect.flip(Queue.take(slow)), new BorrowerShed({ threadId: "slow" }))
+      assert.deepStrictEqual(
+        yield* Effect.flip(Queue.take(slow)),
+        new BorrowerShed({ threadId: "slow", unread: threadQueueCapacity })
+      )
     })
   )
 })

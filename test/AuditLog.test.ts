@@ -9,6 +9,7 @@ import * as Stream from "effect/Stream"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as TestClock from "effect/testing/TestClock"
 import { layer } from "../src/layers/AuditLog.ts"
+import { migrate } from "../src/layers/internal/nodeSqlite.ts"
 import {
   auditable,
   type AuditEntry,
@@ -18,8 +19,9 @@ import {
   maxSubjectLength,
   maxTailRows
 } from "../src/services/AuditLog.ts"
+import { migrations } from "../src/services/Database.ts"
 import { entry } from "./support/AuditLog.ts"
-import { layerMemory } from "./support/Database.ts"
+import { layerEmpty, layerMemory } from "./support/Database.ts"
 
 const Log = layer.pipe(Layer.provideMerge(layerMemory))
 
@@ -57,6 +59,7 @@ describe("AuditLog", () => {
         source: "incident",
         sessionId: null,
         agentId: "child",
+        spawnedBy: "run-0",
         tool: null,
         subject: "näme\u0000 'quoted' 🛠",
         verdict: "rewrite",
@@ -73,6 +76,22 @@ describe("AuditLog", () => {
       ])
       assert.deepStrictEqual(yield* log.tail(10), rows)
     }).pipe(Effect.provide(Log))
+  )
+
+  it.effect("rows from before there were helpers are nobody's, and the log goes on after them", () =>
+    Effect.gen(function* () {
+      yield* migrate(yield* SqlClient.SqlClient, migrations.slice(0, 1))
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`INSERT INTO audit (at, epoch, relay_id, run_id, provider, source, event, session_id, call_id, tool, subject, verdict, policy, reason, votes, took_ms)
+        VALUES (1, ${entry.epoch}, 'relay-1', 'run-1', 'codex', 'hook', 'pre_tool_use', 'thread-1', 'call-1', 'Bash', 'ls', 'allow', 'default', ${entry.reason}, '[]', 0.25)`
+      yield* migrate(sql, migrations)
+      const { append, tail } = yield* AuditLog
+      yield* append({ ...entry, spawnedBy: "run-0" })
+      assert.deepStrictEqual(yield* tail(10), [
+        { ...entry, seq: 1, at: 1 },
+        { ...entry, spawnedBy: "run-0", seq: 2, at: 0 }
+      ])
+    }).pipe(Effect.provide(layer.pipe(Layer.provideMerge(layerEmpty))))
   )
 
   it.effect("appends of one moment are all written, each caller with its own row", () =>

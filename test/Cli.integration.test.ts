@@ -30,6 +30,16 @@ describe("holdfast", () => {
     ["an unknown verb", ["stauts"], 2, /stauts.*status/],
     ["a missing argument", ["codex"], 2, /prompt/],
     ["a wrong provider", ["relays", "open", "--provider", "frob"], 2, /provider/],
+    [
+      "a start timeout that is none",
+      ["codex", "--start-timeout", "soon", "hello"],
+      2,
+      /start-timeout.*"soon".*500ms, 10s or 2m.*See: holdfast codex --help/
+    ],
+    ["a start timeout over an hour", ["codex", "--start-timeout", "61m", "hello"], 2, /start-timeout.*to 1h/],
+    ["an on-lost that is none", ["codex", "--on-lost", "retry", "hello"], 2, /on-lost.*fail.*resume/],
+    ["an empty parent", ["codex", "--parent", "", "hello"], 2, /parent.*active run/],
+    ["no gateway to reset", ["leases", "reset"], 3, /No gateway answers on/],
     ["no gateway", ["status"], 3, /No gateway answers on .*holdfast up/],
     ["no gateway to stop", ["down"], 3, /No gateway answers on/]
   ]
@@ -52,6 +62,16 @@ describe("holdfast", () => {
     ["no JSON", "{", /config\.json cannot be used: it is not valid JSON/],
     ["an unknown key", '{"polices": {}}', /config\.json cannot be used: .*polices/],
     ["a wrong type", '{"hook": {"timeoutSeconds": "soon"}}', /config\.json cannot be used: .*timeoutSeconds/],
+    [
+      "an app-server address that is none",
+      '{"appServer": {"connect": "tcp://somewhere"}}',
+      /config\.json cannot be used: appServer\.connect: Expected unix:\/PATH/
+    ],
+    [
+      "a token that would be sent nowhere",
+      '{"appServer": {"tokenFile": "/t"}}',
+      /config\.json cannot be used: appServer\.tokenFile: only an appServer\.connect/
+    ],
     [
       "a rule whose pattern is none",
       '{"policy": {"default": "allow", "policies": [{"id": "bad", "command": "(", "verdict": "deny"}]}}',
@@ -279,7 +299,17 @@ cat > /dev/null
         yield* provider.script("be refused", [{ status: 401 }])
         const ran = yield* holdfast(place, ["codex", ...scripted(provider.url), "be refused"])
         assert.strictEqual(ran.code, 1)
-        assert.match(ran.stdout, /turn failed[^\n]*\n$/)
+        assert.match(
+          ran.stdout,
+          /turn failed: [^\n]*\(HTTP 401\)[^\n]*\[AuthRejected, caller\]\n( {2}codex: [^\n]*\n)?$/
+        )
+        const json = yield* holdfast(place, ["--json", "codex", ...scripted(provider.url), "be refused"])
+        const ended = json.stdout
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line) as { readonly _tag: string; readonly failure?: unknown })
+          .find(({ _tag }) => _tag === "ended")
+        assert.deepStrictEqual(ended?.failure, { _tag: "AuthRejected", httpStatus: 401 })
       }).pipe(Effect.provide(providerLayer)),
     seconds
   )

@@ -1,10 +1,11 @@
-/** ControlHandlers: what a caller who follows the audit log gets to see, with a log whose timing the test decides. */
+/** ControlHandlers: what a caller gets to see of the audit log, whose timing the test decides, and of the leases. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import { make, Shutdown } from "../src/layers/ControlHandlers.ts"
-import { AgentDriver } from "../src/services/AgentDriver.ts"
+import { AgentDriver, type AgentEvent, type RunRequest } from "../src/services/AgentDriver.ts"
+import { AppServerLost } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
 import { AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
 import { HookClients } from "../src/services/HookClients.ts"
@@ -13,8 +14,27 @@ import { RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
 import { entry } from "./support/AuditLog.ts"
 import { layer as layerEpoch } from "./support/Epoch.ts"
+import { lease } from "./support/Report.ts"
 
 const row = (seq: number): AuditRow => ({ ...entry, seq, at: seq })
+
+const handlersWith = Effect.fnUntraced(function* (services: {
+  readonly log?: Partial<AuditLog["Service"]>
+  readonly lease?: Partial<AppServerLease["Service"]>
+  readonly driver?: Partial<AgentDriver["Service"]>
+}) {
+  return yield* Effect.provide(make, [
+    Layer.mock(AuditLog, services.log ?? {}),
+    Layer.mock(AppServerLease, services.lease ?? {}),
+    Layer.mock(AgentDriver, services.driver ?? {}),
+    Layer.mock(RelayRegistry, { list: Effect.succeed([]) }),
+    Layer.mock(Policy, { loaded: [] }),
+    Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
+    Layer.mock(SupervisionTree, {}),
+    Layer.mock(Shutdown, {}),
+    layerEpoch()
+  ])
+})
 
 /** A log that has `before` at the look back, and by the first of `live` everything up to it. */
 const following = Effect.fnUntraced(function* (options: {
@@ -24,7 +44,7 @@ const following = Effect.fnUntraced(function* (options: {
   readonly follow?: boolean
 }) {
   let written = options.before
-  const log = Layer.mock(AuditLog, {
+  const log: Partial<AuditLog["Service"]> = {
     tail: (limit) =>
       Effect.sync(() => {
         const rows = Array.from({ length: written }, (_, index) => row(index + 1))
@@ -36,18 +56,8 @@ const following = Effect.fnUntraced(function* (options: {
         return row(seq)
       })
     )
-  })
-  const others = Layer.mergeAll(
-    Layer.mock(RelayRegistry, {}),
-    Layer.mock(AppServerLease, {}),
-    Layer.mock(Policy, { loaded: [] }),
-    Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
-    Layer.mock(AgentDriver, {}),
-    Layer.mock(SupervisionTree, {}),
-    Layer.mock(Shutdown, {}),
-    layerEpoch()
-  )
-  const handlers = yield* Effect.provide(make, [log, others])
+  }
+  const handlers = yield* handlersWith({ log })
   const rows = yield* Stream.runCollect(
     handlers.AuditTail({ limit: options.limit, follow: options.follow ?? true })
   )
@@ -82,6 +92,77 @@ describe("AuditTail", () => {
   it.effect("not following ends with the look back", () =>
     Effect.gen(function* () {
       assert.deepStrictEqual(yield* following({ before: 3, limit: 2, live: [4], follow: false }), [2, 3])
+    })
+  )
+})
+
+describe("Leases", () => {
+  it.effect("every caller sees the leases as they are, alone and in the status", () =>
+    Effect.gen(function* () {
+      const all = [lease({ state: "OpenCircuit", circuit: { until: 60_000, problem: "it exited" } })]
+      const handlers = yield* handlersWith({ lease: { list: Effect.succeed(all) } })
+      assert.deepStrictEqual(
+        { alone: yield* handlers.Leases(), status: (yield* handlers.Status()).leases },
+        { alone: all, status: all }
+      )
+    })
+  )
+
+  it.effect("a reset says how many circuits it closed", () =>
+    Effect.gen(function* () {
+      let open = 2
+      const reset = Effect.sync(() => {
+        const closed = open
+        open = 0
+        return closed
+      })
+      const handlers = yield* handlersWith({ lease: { reset } })
+      assert.deepStrictEqual(
+        [yield* handlers.ResetLeases(), yield* handlers.ResetLeases()],
+        [{ closed: 2 }, { closed: 0 }]
+      )
+    })
+  )
+})
+
+describe("RunCodex", () => {
+  it.effect("a run is asked for as its caller put it, and its events reach the caller as they are", () =>
+    Effect.gen(function* () {
+      const asked: Array<RunRequest> = []
+      const events: ReadonlyArray<AgentEvent> = [
+        {
+          _tag: "resumed",
+          generation: 2,
+          lost: new AppServerLost({
+            generation: 1,
+            reason: { _tag: "signalled", signal: "SIGKILL" },
+            stderrTail: ""
+          }),
+          inDoubt: 1
+        },
+        { _tag: "ended", status: "completed", problem: null, failure: null }
+      ]
+      const request: RunRequest = {
+        prompt: "p",
+        cwd: "/w",
+        overrides: [],
+        thread: { _tag: "start" },
+        spawnedBy: "run-1",
+        onLost: "resume",
+        startTimeoutMs: 500
+      }
+      const handlers = yield* handlersWith({
+        driver: {
+          run: (request) => {
+            asked.push(request)
+            return Stream.fromIterable(events)
+          }
+        }
+      })
+      assert.deepStrictEqual(
+        { seen: yield* Stream.runCollect(handlers.RunCodex(request)), asked },
+        { seen: events, asked: [request] }
+      )
     })
   )
 })

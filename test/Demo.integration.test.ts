@@ -32,7 +32,7 @@ describe("holdfast demo", () => {
           /proof: note\.txt was written/,
           /proof: 3 decisions are in the audit log, 1 of them a refusal/,
           /cost: each hook took \d+ ms, \d+ ms, \d+ ms as Codex measured it/,
-          /it swept 1: sleep/,
+          /it swept \d+: .*\bsleep\b/,
           /proof: 0 processes\n/,
           /proof: 0 bridge records and sockets\n/,
           /\nEvery step held\.\n$/

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import { type Check, Doctor, layer } from "../src/layers/Doctor.ts"
 import { CodexBinary, CodexNotFound } from "../src/services/CodexBinary.ts"
@@ -15,6 +16,8 @@ interface Machine {
   readonly runtimeDir?: string
   readonly codexHome?: string
   readonly codex?: false
+  readonly connect?: string
+  readonly tokenFile?: string
   readonly mark?: false
 }
 
@@ -45,7 +48,8 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
     ...settings,
     paths,
     environment: { TMPDIR: home.tmp },
-    codex: { ...settings.codex, home: machine.codexHome ?? home.codexHome }
+    codex: { ...settings.codex, home: machine.codexHome ?? home.codexHome },
+    appServer: { connect: machine.connect ?? null, tokenFile: machine.tokenFile ?? null }
   })
   return yield* Effect.provide(
     Effect.flatMap(Doctor, ({ checks }) => checks),
@@ -120,6 +124,13 @@ describe("Doctor", () => {
     })
   )
 
+  it.live("needs no codex where an app-server is adopted", () =>
+    Effect.gen(function* () {
+      const checks = yield* checksOf(yield* makeHome, { codex: false, connect: "wss://codex.example" })
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, "app-server address": "ok" })
+    })
+  )
+
   it.live("warns of a CODEX_HOME below the temp dir, also by way of a link", () =>
     Effect.gen(function* () {
       const home = yield* makeHome
@@ -132,6 +143,64 @@ describe("Doctor", () => {
         CODEX_HOME: "warn"
       })
     })
+  )
+
+  it.live("fails the address of an app-server where no socket of ours is, until there is one", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      const socket = path.join(home.runtimeDir, "codex.sock")
+      const connect = `unix:${socket}`
+      const none = statusOf(yield* checksOf(home, { connect }))
+      fs.writeFileSync(socket, "")
+      const file = statusOf(yield* checksOf(home, { connect }))
+      fs.rmSync(socket)
+      yield* Effect.acquireRelease(
+        Effect.callback<net.Server>((resume) => {
+          const server = net.createServer()
+          server.listen(socket, () => resume(Effect.succeed(server)))
+        }),
+        (server) => Effect.callback<void>((resume) => void server.close(() => resume(Effect.void)))
+      )
+      const there = statusOf(yield* checksOf(home, { connect }))
+      assert.deepStrictEqual(
+        [none, file, there],
+        [
+          { ...allOk, "app-server address": "fail" },
+          { ...allOk, "app-server address": "fail" },
+          { ...allOk, "app-server address": "ok" }
+        ]
+      )
+    })
+  )
+
+  it.live(
+    "fails a token file that others can read, that is empty, a link or not there; shows none of it",
+    () =>
+      Effect.gen(function* () {
+        const home = yield* makeHome
+        const tokenFile = path.join(home.home, "token")
+        const look = Effect.fnUntraced(function* () {
+          const checks = yield* checksOf(home, { connect: "ws://127.0.0.1:9", tokenFile })
+          assert.notInclude(JSON.stringify(checks), "tell-nobody")
+          return statusOf(checks)
+        })
+        const none = yield* look()
+        fs.writeFileSync(tokenFile, "", { mode: 0o600 })
+        const empty = yield* look()
+        fs.writeFileSync(tokenFile, "tell-nobody")
+        const ours = yield* look()
+        fs.chmodSync(tokenFile, 0o640)
+        const open = yield* look()
+        fs.chmodSync(tokenFile, 0o600)
+        fs.renameSync(tokenFile, `${tokenFile}.real`)
+        fs.symlinkSync(`${tokenFile}.real`, tokenFile)
+        const link = yield* look()
+        assert.deepStrictEqual(
+          [none, empty, ours, open, link].map((checks) => checks["app-server token"]),
+          ["fail", "fail", "ok", "fail", "fail"]
+        )
+        assert.deepStrictEqual(ours, { ...allOk, "app-server address": "ok", "app-server token": "ok" })
+      })
   )
 
   it.live("warns when nothing can be marked", () =>

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import { TestClock } from "effect/testing"
@@ -14,7 +15,13 @@ import {
   GatewayAlreadyRunning,
   type OpenEpoch
 } from "../src/services/Epoch.ts"
-import { candidateRange, type Marked, type MarkRange } from "../src/services/InstanceMark.ts"
+import {
+  candidateRange,
+  type Marked,
+  type MarkRange,
+  overlaps,
+  rangeOf
+} from "../src/services/InstanceMark.ts"
 import type { Identity, Verdict } from "../src/services/ProcessIdentity.ts"
 import { layerMemory } from "./support/Database.ts"
 import { record } from "./support/Epoch.ts"
@@ -49,6 +56,9 @@ const ledger = Effect.flatMap(
     sql`SELECT CASE WHEN length(epoch) = 26 THEN 'own' ELSE epoch END AS epoch, pid, mark_high, ended_at, swept_at
       FROM epochs ORDER BY started_at, epoch`
 ).pipe(Effect.map((rows) => rows.map((row) => ({ ...row }))))
+
+/** Every draw is the first one again. */
+const alwaysTheSame = { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0.5 }
 
 const bearer = (pid: number, mark: number): Marked => ({ identity: identity(pid), mark, command: "sleep" })
 
@@ -246,6 +256,55 @@ describe("Epoch", () => {
           }
         )
       }).pipe(Effect.provide(world))
+  )
+
+  it.effect("children get ranges of their own, inside the epoch's and below its mark", () =>
+    Effect.gen(function* () {
+      const { current, claimed } = yield* life(
+        Effect.gen(function* () {
+          const { claimMark, current } = yield* Epoch
+          return {
+            current,
+            claimed: yield* Effect.scoped(Effect.all(Array.from({ length: 64 }, () => claimMark)))
+          }
+        })
+      )
+      const ranges = claimed.flatMap((range) => range ?? [])
+      assert.strictEqual(ranges.length, 64)
+      assert.isTrue(ranges.every(({ low, high }) => current.mark!.low <= low && high < current.mark!.high))
+      assert.deepStrictEqual(
+        ranges.filter((one) => ranges.some((other) => other !== one && overlaps(one, other))),
+        []
+      )
+    }).pipe(Effect.provide(world), Random.withSeed("claims"))
+  )
+
+  it.effect("a child's range is nobody else's while its scope is open, and free again after", () =>
+    life(
+      Effect.gen(function* () {
+        const { claimMark } = yield* Epoch
+        const first = yield* Effect.scoped(
+          Effect.gen(function* () {
+            const range = yield* claimMark
+            assert.isNull(yield* claimMark)
+            return range
+          })
+        )
+        assert.isNotNull(first)
+        assert.deepStrictEqual(yield* Effect.scoped(claimMark), first)
+      })
+    ).pipe(Effect.provide(world), Effect.provideService(Random.Random, alwaysTheSame))
+  )
+
+  it.effect("there is no range for a child without a mark, or in an epoch as deep as marks go", () =>
+    Effect.gen(function* () {
+      const fake = yield* FakeInstanceMark
+      const claim = life(Effect.scoped(Effect.flatMap(Epoch, ({ claimMark }) => claimMark)))
+      yield* fake.willChoose(rangeOf(2 ** 41 + 3))
+      const deepest = yield* claim
+      yield* fake.refuses("choose", "there is none")
+      assert.deepStrictEqual([deepest, yield* claim], [null, null])
+    }).pipe(Effect.provide(world))
   )
 
   it.effect("an epoch that swept its own range at its end is closed for good; with survivors it is not", () =>

@@ -35,6 +35,17 @@ const problem = (source: string | null) =>
   )
 
 describe("Policy modules", () => {
+  it.effect("a module sees whose helper makes a call", () =>
+    Effect.gen(function* () {
+      const { verdict, reason } = yield* decided(
+        { "a.mjs": deciding(`return { _tag: "deny", reason: event.spawnedBy }`) },
+        [{ module: "a.mjs" }],
+        { ...shellEvent("ls"), spawnedBy: "run-parent" }
+      )
+      assert.deepStrictEqual([verdict._tag, reason], ["deny", "run-parent"])
+    })
+  )
+
   it.effect("a module beside the config file is asked, by its own id or by its path", () =>
     Effect.gen(function* () {
       const decision = yield* decided(

@@ -230,7 +230,7 @@ describe("Policy verdicts of a module", () => {
 
 const matches = (rule: Partial<Rule>, event = shellEvent("git push")) => {
   const compiled = Result.getOrThrow(compileRule({ id: "r", verdict: "deny", ...rule }, 0))
-  return compiled.ask(event.call!)?.verdict ?? null
+  return compiled.ask(event.call!, event.spawnedBy !== null)?.verdict ?? null
 }
 
 const yes: Verdict = { _tag: "deny", reason: "rule r" }
@@ -241,6 +241,40 @@ const problem = (...policies: ReadonlyArray<Rule>) =>
   )
 
 describe("Policy rules", () => {
+  it("a rule may be about helpers only, or only about runs that nobody spawned", () => {
+    const own = shellEvent("git push")
+    const helper = { ...own, spawnedBy: "run-parent" }
+    assert.deepStrictEqual(
+      [{}, { spawned: true }, { spawned: false }].map((rule) => [matches(rule, own), matches(rule, helper)]),
+      [
+        [yes, yes],
+        [null, yes],
+        [yes, null]
+      ]
+    )
+  })
+
+  it.effect("the loaded policy asks them about the run that the relay names", () =>
+    Effect.gen(function* () {
+      const policy = yield* Policy
+      const own = shellEvent("git push")
+      assert.deepStrictEqual(
+        [
+          (yield* policy.decide(own)).verdict._tag,
+          (yield* policy.decide({ ...own, spawnedBy: "run-parent" })).verdict._tag
+        ],
+        ["allow", "deny"]
+      )
+    }).pipe(
+      Effect.provide(
+        layerOf({
+          default: "allow",
+          policies: [{ id: "helpers-do-not-push", command: "^git push", spawned: true, verdict: "deny" }]
+        })
+      )
+    )
+  )
+
   it("every matcher that is given must match; a rule without one matches every call", () => {
     const patch = patchEvent("src/a.ts", "infra/main.tf")
     assert.deepStrictEqual(

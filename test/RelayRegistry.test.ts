@@ -50,6 +50,7 @@ const event = (id: string | null, call: ToolCall, agentId: string | null = null)
   callId: id === null ? { _tag: "synthesized", id: "made-up" } : { _tag: "native", id },
   sessionId: "root",
   agentId,
+  spawnedBy: null,
   turnId: "t",
   cwd: "/w",
   call,

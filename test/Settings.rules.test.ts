@@ -1,14 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Result from "effect/Result"
 import { compileRule, maxSearchedLength } from "../src/services/Policy.ts"
-import { defaultRules } from "../src/services/Settings.ts"
+import { defaultRules } from "../src/services/DefaultRules.ts"
 import { shellEvent } from "./support/Policy.ts"
 
 const rules = defaultRules.map((rule, order) => Result.getOrThrow(compileRule(rule, order)))
 
 /** Ids of the default rules that speak against a command line. */
 const against = (command: string): ReadonlyArray<string> =>
-  rules.filter((rule) => rule.ask(shellEvent(command).call!) !== null).map(({ policy }) => policy)
+  rules.filter((rule) => rule.ask(shellEvent(command).call!, false) !== null).map(({ policy }) => policy)
 
 const stopped: Readonly<Record<string, ReadonlyArray<string>>> = {
   "no-recursive-force-delete": [

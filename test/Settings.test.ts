@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Result from "effect/Result"
+import { defaultRules } from "../src/services/DefaultRules.ts"
 import {
-  defaultRules,
   environmentOf,
   type Paths,
   resolve,
@@ -51,12 +51,19 @@ describe("Settings", () => {
         maxBodyBytes: 5_000_000
       },
       relay: { ttlMs: 120_000, decisionsKept: 128 },
-      turn: { timeoutMs: 3_600_000 },
+      turn: { timeoutMs: 3_600_000, providerTimeoutMs: 60_000, interruptTimeoutMs: 10_000 },
+      appServer: { connect: null, tokenFile: null },
       lease: {
         idleGraceMs: 30_000,
         handshakeTimeoutMs: 15_000,
         requestTimeoutMs: 60_000,
-        exitGraceMs: 8_000
+        exitGraceMs: 8_000,
+        poisonGraceMs: 500,
+        probeIntervalMs: 10_000,
+        probeTimeoutMs: 10_000,
+        silentLimitMs: 30_000,
+        stateLookMs: 250,
+        intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
       },
       mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
       policy: { default: "allow", policies: defaultRules },
@@ -137,7 +144,8 @@ describe("Settings", () => {
     const settings = settled({
       codex: { command: "/bin/codex", home: "/ch", sandbox: "read-only", passEnv: ["A"] },
       hook: { timeoutSeconds: 60, client: "nc" },
-      turn: { timeoutSeconds: 5 },
+      appServer: { connect: "wss://codex.example", tokenFile: "/t" },
+      turn: { timeoutSeconds: 5, providerTimeoutSeconds: 7 },
       policy: { default: "deny", policies },
       logLevel: "debug"
     })
@@ -145,14 +153,16 @@ describe("Settings", () => {
       {
         codex: settings.codex,
         hook: [settings.hook.timeoutMs, settings.hook.client],
-        turn: settings.turn,
+        appServer: settings.appServer,
+        turn: [settings.turn.timeoutMs, settings.turn.providerTimeoutMs],
         policy: settings.policy,
         logLevel: settings.logLevel
       },
       {
         codex: { command: "/bin/codex", home: "/ch", sandbox: "read-only", passEnv: ["A"] },
         hook: [60_000, "nc"],
-        turn: { timeoutMs: 5_000 },
+        appServer: { connect: "wss://codex.example", tokenFile: "/t" },
+        turn: [5_000, 7_000],
         policy: { default: "deny", policies },
         logLevel: "debug"
       }
@@ -201,6 +211,24 @@ describe("Settings", () => {
     [`{"hook":{"timeoutSeconds":1}}`, "hook.timeoutSeconds: Expected a value between 2 and 86400"],
     [`{"hook":{"timeoutSeconds":"30"}}`, "hook.timeoutSeconds: Expected number"],
     [`{"hook":{"client":"bash"}}`, `hook.client: Expected "perl" | "nc" | "curl" | "node"`],
+    [
+      `{"appServer":{"connect":"ws://10.0.0.1:80"}}`,
+      "appServer.connect: Expected unix:/PATH, ws:// of this machine, or wss://HOST"
+    ],
+    [`{"appServer":{"connect":"wss://h","tokenFile":"t"}}`, "appServer.tokenFile: Expected an absolute path"],
+    [
+      `{"appServer":{"tokenFile":"/t"}}`,
+      "appServer.tokenFile: only an appServer.connect of ws:// or wss:// takes a token"
+    ],
+    [
+      `{"appServer":{"connect":"unix:/s","tokenFile":"/t"}}`,
+      "appServer.tokenFile: only an appServer.connect of ws:// or wss:// takes a token"
+    ],
+    [`{"appServer":{"conect":"unix:/s"}}`, "appServer.conect: unknown key"],
+    [
+      `{"turn":{"providerTimeoutSeconds":0}}`,
+      "turn.providerTimeoutSeconds: Expected a value between 1 and 3600"
+    ],
     [`{"policy":{"policies":[]}}`, "policy.default: Missing key"],
     [
       `{"policy":{"default":"deny","policies":[{"id":"a","verdict":"deny"},{"id":"b","verdit":"deny"}]}}`,
@@ -225,11 +253,68 @@ describe("Settings", () => {
     ],
     ["HOLDFAST_HOOK_TIMEOUT_SECONDS", " ", "hook.timeoutSeconds: Expected number"],
     ["HOLDFAST_TURN_TIMEOUT_SECONDS", "0", "turn.timeoutSeconds: Expected a value between 1 and 604800"],
+    [
+      "HOLDFAST_APP_SERVER_CONNECT",
+      "tcp://h",
+      "appServer.connect: Expected unix:/PATH, ws:// of this machine, or wss://HOST"
+    ],
+    [
+      "HOLDFAST_APP_SERVER_TOKEN_FILE",
+      "/t",
+      "appServer.tokenFile: only an appServer.connect of ws:// or wss:// takes a token"
+    ],
+    [
+      "HOLDFAST_TURN_PROVIDER_TIMEOUT_SECONDS",
+      "0",
+      "turn.providerTimeoutSeconds: Expected a value between 1 and 3600"
+    ],
     ["HOLDFAST_POLICY", "{", "it is not valid JSON"],
     ["HOLDFAST_POLICY", "{}", "policy.default: Missing key; policy.policies: Missing key"],
     ["HOLDFAST_LOG_LEVEL", "loud", `logLevel: Expected "debug" | "info" | "warn" | "error"`]
   ])("%s=%s is refused by its name: %s", (variable, value, problem) => {
     assert.deepStrictEqual(refusal(null, { [variable]: value }), { where: variable, problem })
+  })
+
+  it("an app-server is reached over a socket file, this machine's own addresses, or TLS, and no other way", () => {
+    const taken = (connect: string) => refusal(JSON.stringify({ appServer: { connect } })) === null
+    assert.deepStrictEqual(
+      [
+        "unix:/run/codex.sock",
+        "unix:///run/codex.sock",
+        "ws://127.0.0.1:9000",
+        "ws://localhost:9000/",
+        "ws://[::1]:9000/rpc",
+        "wss://codex.example:443/rpc"
+      ].filter((connect) => !taken(connect)),
+      []
+    )
+    assert.deepStrictEqual(
+      [
+        "",
+        "unix:",
+        "unix:run/codex.sock",
+        "/run/codex.sock",
+        "ws://codex.example",
+        "ws://127.0.0.1.example.org",
+        "ws://127.0.0.1:9000@codex.example",
+        "ws://user@127.0.0.1:9000",
+        "ws://0.0.0.0:9000",
+        "wss://user:secret@codex.example",
+        "wss://",
+        "http://127.0.0.1:9000"
+      ].filter(taken),
+      []
+    )
+  })
+
+  it("a token file of the file serves an address of the environment", () => {
+    const file = { appServer: { connect: "ws://127.0.0.1:1", tokenFile: "/t" } }
+    const env = { HOLDFAST_APP_SERVER_CONNECT: "wss://codex.example" }
+    assert.deepStrictEqual(settled(file, env).appServer, { connect: "wss://codex.example", tokenFile: "/t" })
+    assert.deepStrictEqual(refusal(JSON.stringify(file), { HOLDFAST_APP_SERVER_CONNECT: "unix:/s" }), {
+      where: configPath,
+      problem: "appServer.tokenFile: only an appServer.connect of ws:// or wss:// takes a token"
+    })
   })
 
   it("a refused value is never repeated, since it may be a secret in the wrong place", () => {

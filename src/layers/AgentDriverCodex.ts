@@ -2,37 +2,46 @@
  * AgentDriver on the shared Codex app-server: a relay, a borrow, a governed thread, one turn.
  *
  * Finalizers run in the reverse order: the turn is interrupted if it still runs, what it left in the background is
- * terminated, then the thread, the borrow and the relay are given back.
+ * terminated, then the thread, the borrow and the relay are given back. A run that asked for it survives the loss of the
+ * app-server once: on the next generation, on the same thread and relay, behind a fence around what was already decided.
  */
-import * as Cause from "effect/Cause"
+import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
 import {
   AgentDriver,
   type AgentEvent,
-  type AgentRunError,
+  AgentRunError,
   HooksUnverified,
+  ParentNotFound,
   RunFailed,
   type RunRequest,
+  type ThreadChoice,
   ThreadInUse,
   TurnTimeout
 } from "../services/AgentDriver.ts"
+import { AppServerFailure, type AppServerLost, isRetryable } from "../services/AppServerFailure.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
 import type { AppServerConnection } from "../services/AppServerProcess.ts"
 import { AccountResult, HookListing, ThreadResult } from "../services/AppServerProtocol.ts"
 import { approvalPolicy, checkOverrides, hookProblems, threadConfig } from "../services/CodexGovernance.ts"
+import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
+import { InstanceMark } from "../services/InstanceMark.ts"
 import { type Relay, RelayRegistry } from "../services/RelayRegistry.ts"
-import { redact } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { ThreadStore } from "../services/ThreadStore.ts"
 import { governedHooks, mcpServerNames, parseOverrides, workingDirectory } from "./internal/codexThread.ts"
-import { cleanupTimeoutMs, runTurn } from "./internal/codexTurn.ts"
+import { cleanThread, cleanupTimeoutMs, interruptTurn } from "./internal/codexStop.ts"
+import { nothingSeen, runTurn, type Seen } from "./internal/codexTurn.ts"
+import { endThreadProcesses } from "./internal/threadProcesses.ts"
 
 export * from "../services/AgentDriver.ts"
 
@@ -41,23 +50,50 @@ const governedEvents: ReadonlyArray<HookEventName> = ["pre_tool_use"]
 /** Events between the run and its reader; the run waits for a reader that falls behind. */
 const eventBuffer = 1024
 
+/** What the agent is told after a loss. It says nothing of the task, which the thread remembers. */
+const afterLossPrompt =
+  "The Codex app-server was lost in the middle of this turn and has been started again. Tool calls that were under way " +
+  "may have been cut off, and may have had effects without you seeing their results. Check what they changed instead of " +
+  "repeating them, then go on with the task."
+
+const isFailure = Schema.is(AppServerFailure)
+const isAgentRunError = Schema.is(AgentRunError)
+
+interface Checked {
+  readonly config: Readonly<Record<string, unknown>>
+  readonly sandbox: string
+}
+
 const failedAt =
   (stage: RunFailed["stage"]) =>
-  (error: { readonly _tag: string; readonly message: string }): RunFailed =>
-    new RunFailed({
+  (error: { readonly _tag: string; readonly message: string }): RunFailed => {
+    const failure = isFailure(error) ? error : null
+    return new RunFailed({
       stage,
       detail: error.message,
-      retryable:
-        error._tag === "AppServerLost" || error._tag === "LeaseTimeout" || error._tag === "BorrowerShed"
+      failure,
+      retryable: failure !== null && isRetryable(failure)
     })
+  }
 
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
   const registry = yield* RelayRegistry
   const lease = yield* AppServerLease
   const threads = yield* ThreadStore
+  const marks = yield* InstanceMark
+  const { mark } = (yield* Epoch).current
+  const endProcesses = (ids: ReadonlyArray<string>) => endThreadProcesses(marks, mark, ids)
   /** Threads that belong to a run now. Codex has one subscription and one turn a thread, so a second run would break both. */
   const inUse = new Set<string>()
+  /** Runs that may be a parent. Each has a live relay, so there are at most `maxRelays`. */
+  const active = new Set<string>()
+
+  const activate = (runId: string) =>
+    Effect.acquireRelease(
+      Effect.sync(() => active.add(runId)),
+      () => Effect.sync(() => active.delete(runId))
+    )
 
   const claim = (threadId: string) =>
     Effect.acquireRelease(
@@ -75,6 +111,7 @@ export const make = Effect.gen(function* () {
     return yield* registry.register({
       provider: "codex",
       runId,
+      spawnedBy: request.spawnedBy,
       sessionId: request.thread._tag === "resume" ? request.thread.threadId : null,
       allowedEvents: governedEvents,
       ...Option.match(known, {
@@ -104,12 +141,11 @@ export const make = Effect.gen(function* () {
     server: AppServerConnection,
     relay: Relay,
     request: RunRequest,
-    checked: { readonly config: Readonly<Record<string, unknown>>; readonly sandbox: string }
+    checked: Checked
   ) {
     const { hooks, expected } = governedHooks(relay.commands, settings.hook.timeoutMs)
     const cwd = yield* workingDirectory(request.cwd)
     const mcpServers = yield* mcpServerNames(settings.codex.home)
-    if (request.thread._tag === "resume") yield* claim(request.thread.threadId)
     const params = {
       cwd,
       approvalPolicy,
@@ -128,7 +164,6 @@ export const make = Effect.gen(function* () {
           { ...params, threadId: request.thread.threadId, excludeTurns: true },
           ThreadResult
         )
-    if (request.thread._tag !== "resume") yield* claim(thread.id)
     yield* Effect.addFinalizer(() =>
       Effect.ignore(
         server.request("thread/unsubscribe", { threadId: thread.id }, Schema.Unknown, cleanupTimeoutMs)
@@ -140,65 +175,129 @@ export const make = Effect.gen(function* () {
     return { threadId: thread.id, model: model ?? null, hooks: expected.length }
   })
 
+  /** What still runs of the turn where the server outlived our connection to it. */
+  const stopOrphans = Effect.fnUntraced(function* (server: AppServerConnection, seen: Seen) {
+    for (const [threadId, turnId] of seen.turns) {
+      if (turnId !== null) {
+        const turn = { threadId, turnId }
+        yield* interruptTurn(server, turn, settings.turn.interruptTimeoutMs, Effect.never)
+      }
+      yield* cleanThread(server, threadId)
+    }
+  })
+
   const run = (request: RunRequest, queue: Queue.Enqueue<AgentEvent, AgentRunError | Cause.Done>) =>
     Effect.gen(function* () {
       const emit = (event: AgentEvent) => Queue.offer(queue, event)
       const entries = yield* Effect.fromResult(parseOverrides(request.overrides))
       const checked = yield* Effect.fromResult(checkOverrides(entries, settings.codex.sandbox))
+      const { spawnedBy, startTimeoutMs } = request
+      if (spawnedBy !== null && !active.has(spawnedBy)) return yield* new ParentNotFound({ runId: spawnedBy })
       const runId = `run-${crypto.randomUUID()}`
       const relay = yield* Effect.mapError(openRelay(runId, request), failedAt("relay"))
+      yield* activate(runId)
       yield* Queue.take(relay.rows).pipe(
         Effect.flatMap((row) => emit({ _tag: "verdict", row })),
         Effect.forever,
         Effect.forkScoped
       )
-      const server = yield* Effect.mapError(lease.borrow, failedAt("app-server"))
-      const thread = yield* openThread(server, relay, request, checked).pipe(
-        Effect.catchIf(
-          (error) => error._tag !== "HooksUnverified",
-          (error) => Effect.fail(failedAt("thread")(error))
+      // Held until the run ends, also between two generations.
+      const ofRun = yield* Effect.scope
+      const claimForRun = (threadId: string) =>
+        Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
+      if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
+
+      const borrow = Effect.mapError(
+        lease.borrow({ runId, spawnedBy, ...(startTimeoutMs === null ? {} : { timeoutMs: startTimeoutMs }) }),
+        failedAt("app-server")
+      )
+      const open = (server: AppServerConnection, thread: ThreadChoice) =>
+        openThread(server, relay, { ...request, thread }, checked).pipe(
+          Effect.catchIf(
+            (error) => error._tag !== "HooksUnverified",
+            (error) => Effect.fail(failedAt("thread")(error))
+          )
         )
-      )
-      const { threadId } = thread
-      yield* relay.attachSession(threadId)
-      yield* Effect.mapError(
-        threads.remember({
-          threadId,
-          relayId: relay.relayId,
-          generation: relay.generation,
-          cwd: request.cwd
-        }),
-        failedAt("record")
-      )
-      yield* emit({
-        _tag: "governed",
-        runId,
-        relayId: relay.relayId,
-        generation: relay.generation,
-        ...thread
+      // One deadline for the turn, also where it goes on after a loss.
+      const { timeoutMs } = settings.turn
+      let deadline: number | null = null
+      const turnOn = Effect.fnUntraced(function* (
+        server: AppServerConnection,
+        threadId: string,
+        prompt: string,
+        seen: Seen
+      ) {
+        const now = Number((yield* Clock.currentTimeNanos) / 1_000_000n)
+        deadline ??= now + timeoutMs
+        const limits = settings.turn
+        return yield* Effect.scoped(
+          runTurn({ server, relay, threadId, prompt, emit, inUse, seen, limits, endProcesses }).pipe(
+            Effect.timeoutOrElse({
+              duration: Math.max(0, deadline - now),
+              orElse: () => Effect.fail(new TurnTimeout({ timeoutMs }))
+            })
+          )
+        )
       })
-      if (checked.config["model_provider"] === undefined)
-        yield* Effect.ignore(noticeMissingLogin(server, emit))
-      const ended = yield* Effect.scoped(
-        runTurn({ server, relay, threadId, prompt: request.prompt, emit, inUse }).pipe(
-          Effect.timeoutOrElse({
-            duration: settings.turn.timeoutMs,
-            orElse: () => Effect.fail(new TurnTimeout({ timeoutMs: settings.turn.timeoutMs }))
-          })
+
+      const begin = Effect.fnUntraced(function* (seen: Seen) {
+        const server = yield* borrow
+        const thread = yield* open(server, request.thread)
+        const { threadId } = thread
+        if (request.thread._tag !== "resume") yield* claimForRun(threadId)
+        yield* relay.attachSession(threadId)
+        const { relayId, generation } = relay
+        yield* Effect.mapError(
+          threads.remember({ threadId, relayId, generation, cwd: request.cwd }),
+          failedAt("record")
         )
-      ).pipe(
+        yield* emit({ _tag: "governed", runId, spawnedBy, relayId, generation, ...thread })
+        if (checked.config["model_provider"] === undefined)
+          yield* Effect.ignore(noticeMissingLogin(server, emit))
+        seen.turns.set(threadId, null)
+        return yield* turnOn(server, threadId, request.prompt, seen)
+      }, Effect.scoped)
+
+      const goOn = Effect.fnUntraced(function* (lost: AppServerLost, seen: Seen) {
+        const [threadId] = seen.turns.keys()
+        if (threadId === undefined) return yield* lost
+        const server = yield* borrow
+        yield* open(server, { _tag: "resume", threadId }).pipe(
+          // Codex writes a thread with its first turn; the one that was lost before that is no more.
+          Effect.catchIf(
+            (error) =>
+              error._tag === "RunFailed" && error.failure?._tag === "ThreadNotFound" && !seen.anything,
+            () => Effect.fail(lost)
+          )
+        )
+        if (server.origin === "adopted") yield* stopOrphans(server, seen)
+        const { decided, inDoubt } = yield* Effect.mapError(
+          relay.fence(seen.finished),
+          ({ message }) => new RunFailed({ stage: "relay", detail: message, failure: lost, retryable: true })
+        )
+        yield* emit({ _tag: "resumed", generation: server.generation, lost, inDoubt })
+        const untouched = decided === 0 && !seen.anything
+        return yield* turnOn(
+          server,
+          threadId,
+          untouched ? request.prompt : afterLossPrompt,
+          nothingSeen(threadId)
+        )
+      }, Effect.scoped)
+
+      const seen = nothingSeen()
+      const ended = yield* begin(seen).pipe(
+        Effect.catchTag("AppServerLost", (lost) =>
+          request.onLost === "resume" ? goOn(lost, seen) : Effect.fail(lost)
+        ),
         Effect.catchIf(
-          (error) => error._tag !== "HookIncident" && error._tag !== "TurnTimeout",
+          (error) => !isAgentRunError(error),
           (error) => Effect.fail(failedAt("turn")(error))
         )
       )
       const rest = yield* Queue.clear(relay.rows)
       for (const row of rest) yield* emit({ _tag: "verdict", row })
-      yield* emit({
-        _tag: "ended",
-        status: ended.status,
-        problem: ended.error ? redact(ended.error.message) : null
-      })
+      yield* emit({ _tag: "ended", ...ended })
       yield* Queue.end(queue)
     })
 

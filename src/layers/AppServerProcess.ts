@@ -1,24 +1,31 @@
-/** AppServerProcess, live: the native codex as a child with a scrubbed environment, its three pipes and its exit. */
-import * as NodeStream from "@effect/platform-node/NodeStream"
-import * as Deferred from "effect/Deferred"
+/**
+ * AppServerProcess, live: the native codex as a child with a scrubbed environment and a mark of its own, or one that runs
+ * already, reached over its socket; either past its handshake and watched for as long as the scope.
+ */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import * as Stream from "effect/Stream"
-import * as childProcess from "node:child_process"
+import * as Redacted from "effect/Redacted"
+import * as Schema from "effect/Schema"
+import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import {
-  type AppServerConnection,
-  AppServerProcess,
+  type AppServerLost,
   AppServerUnavailable,
   describePoison,
   type PoisonReason
-} from "../services/AppServerProcess.ts"
+} from "../services/AppServerFailure.ts"
+import { type AppServerConnection, AppServerProcess } from "../services/AppServerProcess.ts"
 import { InitializeResult } from "../services/AppServerProtocol.ts"
+import { CodexAuth, refreshDeadlineMs, TokenRefreshFailed } from "../services/CodexAuth.ts"
 import { CodexBinary, CodexTooOld, isOlder, minimumVersion, parseVersion } from "../services/CodexBinary.ts"
+import { Epoch } from "../services/Epoch.ts"
+import { InstanceMark } from "../services/InstanceMark.ts"
 import { Settings } from "../services/Settings.ts"
+import { launch } from "./internal/appServerChild.ts"
 import { open, type Transport } from "./internal/appServerConnection.ts"
+import { dial } from "./internal/appServerSocket.ts"
+import { lostNow } from "./internal/connectionEnd.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/AppServerProcess.ts"
@@ -59,20 +66,37 @@ const launchArguments = [
   "thread_unload_delay_secs=0"
 ]
 
-/** Characters of stderr kept for a report; the reference system keeps the same. */
-const stderrTailLength = 2000
-/** How long the exit status may come after a pipe has ended or broken. */
-const exitAfterEndMs = 250
-/** From SIGTERM to SIGKILL, after end of input did not help. */
-const terminateGraceMs = 2000
-/** A killed child is reaped at once unless the kernel holds it; nobody waits longer. */
-const reapTimeoutMs = 5000
+/** By which a child's tree is found where there is no mark; no secret, since its tools inherit it. */
+const cookieVariable = "HOLDFAST_CHILD"
 
 const clientName = "holdfast"
 
+/** JSON-RPC: method not found, invalid parameters, and the first of the codes that are a server's own. */
+const notOurs = { code: -32601, message: "this gateway does not answer such a request" }
+const malformed = { code: -32602, message: "this gateway does not know these parameters" }
+const refreshFailedCode = -32000
+
+const decodeRefresh = Schema.decodeUnknownEffect(
+  Schema.Struct({ previousAccountId: Schema.optionalKey(Schema.NullOr(Schema.String)) })
+)
+
+/** What a connection is opened on, however it was come by. */
+interface Reached extends Pick<AppServerConnection, "origin" | "pid" | "gone"> {
+  /** The program or the address, for messages. */
+  readonly name: string
+  readonly transport: Transport
+  readonly stderrTail: () => string
+  readonly cpuTimeMs: () => number | null
+  /** What ends its use and is seen from outside the connection. */
+  readonly poison: Effect.Effect<PoisonReason>
+}
+
 export const make = Effect.gen(function* () {
-  const { codex, environment, lease } = yield* Settings
+  const { appServer, codex, environment, lease } = yield* Settings
   const binary = yield* CodexBinary
+  const epoch = yield* Epoch
+  const marks = yield* InstanceMark
+  const auth = yield* CodexAuth
   const env = Object.fromEntries(
     [...passedVariables, ...codex.passEnv].flatMap((name) => {
       const value = environment[name]
@@ -85,29 +109,10 @@ export const make = Effect.gen(function* () {
   const isBelowTemp = !path.relative(environment["TMPDIR"] ?? os.tmpdir(), codex.home).startsWith("..")
   const childEnv = { ...env, CODEX_HOME: codex.home, ...(isBelowTemp ? { TMPDIR: ownTemp } : {}) }
 
-  const spawn = (program: string) =>
-    Effect.callback<childProcess.ChildProcessWithoutNullStreams, AppServerUnavailable>((resume) => {
-      // Its own session: a Ctrl-C meant for the gateway must not kill the child before its borrowers are told.
-      const child = childProcess.spawn(program, launchArguments, {
-        cwd: codex.home,
-        env: childEnv,
-        stdio: ["pipe", "pipe", "pipe"],
-        detached: true
-      })
-      child.once("spawn", () => resume(Effect.succeed(child)))
-      child.once("error", (error: NodeJS.ErrnoException) =>
-        resume(
-          Effect.fail(
-            new AppServerUnavailable({
-              stage: "spawn",
-              problem: `${program} cannot be started (${error.code ?? "unknown error"}).`
-            })
-          )
-        )
-      )
-    })
-
-  const start = Effect.fn("AppServerProcess.start")(function* (generation: number) {
+  const spawned = Effect.fnUntraced(function* (
+    generation: number,
+    poisonedBy: Effect.Effect<PoisonReason | null>
+  ) {
     const program = yield* Effect.mapError(
       binary.path,
       (error) => new AppServerUnavailable({ stage: "locate", problem: error.message })
@@ -119,75 +124,101 @@ export const make = Effect.gen(function* () {
       ),
       (error) => new AppServerUnavailable({ stage: "spawn", problem: error.message })
     )
-    const exited = yield* Deferred.make<Extract<PoisonReason, { readonly _tag: "exited" }>>()
-    let stderr = ""
-    const child = yield* Effect.acquireRelease(
-      Effect.tap(spawn(program), (child) =>
-        Effect.sync(() => {
-          child.once("exit", (code, signal) =>
-            Deferred.doneUnsafe(exited, Effect.succeed({ _tag: "exited", code, signal }))
-          )
-          child.stdin.on("error", () => undefined)
-          child.stderr.setEncoding("utf8").on("data", (text: string) => {
-            stderr = (stderr + text).slice(-stderrTailLength)
-          })
-        })
-      ),
-      (child) => {
-        const gone = Deferred.await(exited)
-        // `kill` is Node's own: it signals only while this child has not been reaped, so never a recycled pid.
-        const after = (duration: number, signal: NodeJS.Signals) =>
-          Effect.timeoutOrElse(gone, {
-            duration,
-            orElse: () => Effect.sync(() => child.kill(signal))
-          })
-        return Effect.sync(() => child.stdin.end()).pipe(
-          Effect.andThen(after(lease.exitGraceMs, "SIGTERM")),
-          Effect.andThen(after(terminateGraceMs, "SIGKILL")),
-          Effect.andThen(Effect.timeoutOption(gone, reapTimeoutMs)),
-          Effect.asVoid
-        )
-      }
+    // Claimed before the child and so given back after its sweep.
+    const mark = yield* epoch.claimMark
+    const child = yield* launch({
+      program,
+      args: launchArguments,
+      cwd: codex.home,
+      env: { ...childEnv, [cookieVariable]: `${epoch.current.epoch}.${generation}` },
+      mark,
+      lease,
+      poisonedBy,
+      sweep: marks.sweep
+    })
+    const { pid, transport, stderrTail, cpuTimeMs, gone } = child
+    const poison = Effect.raceFirst(
+      child.exited,
+      Effect.as(child.stopped, { _tag: "stopped" } satisfies PoisonReason)
     )
+    return {
+      origin: "spawned",
+      name: program,
+      pid,
+      transport,
+      stderrTail,
+      cpuTimeMs,
+      gone,
+      poison
+    } satisfies Reached
+  })
 
-    // A pipe that breaks mostly means that the child is about to be reaped, and its status is the better reason.
-    const orItsExit = (reason: PoisonReason): Effect.Effect<never, PoisonReason> =>
-      Effect.timeoutOption(Deferred.await(exited), exitAfterEndMs).pipe(
-        Effect.flatMap((exit) => Effect.fail(Option.getOrElse(exit, () => reason)))
-      )
-    const closed = Stream.fromEffect(orItsExit({ _tag: "stdio-closed" }))
-    const transport: Transport = {
-      input: NodeStream.fromReadable({
-        evaluate: () => child.stdout,
-        onError: () => "broken" as const
-      }).pipe(
-        Stream.concat(closed),
-        Stream.catchIf(
-          (error) => error === "broken",
-          () => closed
-        )
-      ),
-      write: (text) =>
-        Effect.callback<void, PoisonReason>((resume) => {
-          child.stdin.write(text, (error) =>
-            resume(
-              error
-                ? orItsExit({
-                    _tag: "write-failed",
-                    code: (error as NodeJS.ErrnoException).code ?? "unknown"
-                  })
-                : Effect.void
-            )
-          )
-        })
+  const adopted = Effect.fnUntraced(function* (address: string) {
+    const { transport, gone } = yield* dial(address, {
+      tokenFile: appServer.tokenFile,
+      timeoutMs: lease.handshakeTimeoutMs
+    })
+    return {
+      origin: "adopted",
+      name: address,
+      pid: null,
+      transport,
+      stderrTail: () => "",
+      cpuTimeMs: () => null,
+      gone,
+      poison: Effect.never
+    } satisfies Reached
+  })
+
+  const refresh = Effect.fnUntraced(function* (params: unknown) {
+    const { previousAccountId } = yield* Effect.mapError(decodeRefresh(params), () => malformed)
+    const tokens = yield* auth.refresh(previousAccountId ?? null).pipe(
+      Effect.timeoutOrElse({
+        duration: refreshDeadlineMs,
+        orElse: () => Effect.fail(new TokenRefreshFailed({ problem: "timed-out" }))
+      }),
+      // Whoever embeds us brings this function; what it dies of may quote a token, so it is not even logged.
+      Effect.catchDefect(() => Effect.fail(new TokenRefreshFailed({ problem: "failed" }))),
+      Effect.tapError((error) => Effect.logWarning(error.message)),
+      Effect.mapError((error) => ({ code: refreshFailedCode, message: error.message }))
+    )
+    return {
+      accessToken: Redacted.value(tokens.accessToken),
+      chatgptAccountId: tokens.accountId,
+      chatgptPlanType: tokens.planType
     }
+  })
+
+  const start = Effect.fn("AppServerProcess.start")(function* (generation: number) {
+    let poisonAtEnd: PoisonReason | null = null
+    const server: Reached =
+      appServer.connect === null
+        ? yield* spawned(
+            generation,
+            Effect.sync(() => poisonAtEnd)
+          )
+        : yield* adopted(appServer.connect)
     const connection = yield* open({
       generation,
-      transport,
+      transport: server.transport,
       requestTimeoutMs: lease.requestTimeoutMs,
-      stderrTail: () => stderr
+      stderrTail: server.stderrTail,
+      life: {
+        probeIntervalMs: lease.probeIntervalMs,
+        probeTimeoutMs: lease.probeTimeoutMs,
+        silentLimitMs: lease.silentLimitMs,
+        cpuTimeMs: server.cpuTimeMs
+      },
+      onServerRequest: (method, params) =>
+        method === "account/chatgptAuthTokens/refresh" ? refresh(params) : Effect.fail(notOurs)
     })
-    yield* Effect.forkScoped(Effect.flatMap(Deferred.await(exited), connection.poison))
+    yield* Effect.forkScoped(Effect.flatMap(server.poison, connection.retire))
+    // The first to run when the scope closes: what is lost after this is our own doing.
+    yield* Effect.addFinalizer(() =>
+      Effect.map(lostNow(connection.lost), (lost) => {
+        poisonAtEnd = lost?.reason ?? null
+      })
+    )
 
     const initialized = yield* connection
       .request(
@@ -200,32 +231,68 @@ export const make = Effect.gen(function* () {
         lease.handshakeTimeoutMs
       )
       .pipe(
+        // Not even its first answer came: it is not asked to leave for the whole of its grace.
+        Effect.tapErrorTag("AppServerRequestTimeout", ({ timeoutMs }) =>
+          connection.retire({ _tag: "probes-missed", count: 1, silentMs: timeoutMs })
+        ),
         Effect.mapError(
           (error) =>
             new AppServerUnavailable({
               stage: "handshake",
-              problem:
-                error._tag === "AppServerLost"
-                  ? `${describePoison(error.reason)} before it answered. Its last words: ${error.stderrTail.trim().split("\n").at(-1) || "none"}`
-                  : error.message
+              problem: error._tag === "AppServerLost" ? beforeItAnswered(error, server.origin) : error.message
             })
         )
       )
+    // Governance reads that home's configuration, for its MCP servers say.
+    if (server.origin === "adopted" && !isSameDirectory(initialized.codexHome, codex.home))
+      return yield* new AppServerUnavailable({
+        stage: "connect",
+        problem: `${server.name} works in another CODEX_HOME than codex.home (${codex.home}). Set codex.home to that server's.`
+      })
     const version = parseVersion(initialized.userAgent) ?? "0.0.0"
     if (isOlder(version, minimumVersion))
       return yield* new AppServerUnavailable({
         stage: "version",
-        problem: new CodexTooOld({ path: program, version }).message
+        problem: new CodexTooOld({ path: server.name, version }).message
       })
     yield* Effect.mapError(
       connection.notify("initialized"),
       (error) => new AppServerUnavailable({ stage: "handshake", problem: error.message })
     )
-    yield* Effect.logInfo("app-server up").pipe(Effect.annotateLogs({ generation, pid: child.pid, version }))
-    const { request, thread, lost } = connection
-    return { generation, pid: child.pid!, version, request, thread, lost } satisfies AppServerConnection
+    const { origin, pid, gone } = server
+    yield* Effect.logInfo("app-server up").pipe(Effect.annotateLogs({ generation, origin, pid, version }))
+    const { request, thread, lost, retire } = connection
+    return {
+      generation,
+      origin,
+      pid,
+      version,
+      request,
+      thread,
+      lost,
+      retire,
+      gone
+    } satisfies AppServerConnection
   })
   return AppServerProcess.of({ start })
 })
 
 export const layer = Layer.effect(AppServerProcess, make)
+
+const beforeItAnswered = (
+  { reason, stderrTail }: AppServerLost,
+  origin: AppServerConnection["origin"]
+): string => {
+  const what = `${describePoison(reason)} before it answered.`
+  return origin === "adopted"
+    ? what
+    : `${what} Its last words: ${stderrTail.trim().split("\n").at(-1) || "none"}`
+}
+
+const isSameDirectory = (one: string, other: string): boolean => {
+  try {
+    return fs.realpathSync(one) === fs.realpathSync(other)
+  } catch {
+    return false
+  }
+}

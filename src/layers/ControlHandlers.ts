@@ -54,6 +54,7 @@ export const make = Effect.gen(function* () {
     Tree: () => tree.snapshot,
     Relays: () => registry.list,
     Leases: () => lease.list,
+    ResetLeases: () => Effect.map(lease.reset, (closed) => ({ closed })),
     AuditTail: ({ limit, follow }) => {
       // Rows are numbered from 1: after an empty log everything is new.
       let last = 0

@@ -17,8 +17,9 @@ import {
   warned
 } from "../services/Doctor.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
+import { redact } from "../services/Redaction.ts"
 import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
-import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/Doctor.ts"
 
@@ -50,6 +51,41 @@ const directoryCheck = (what: string, directory: string): Effect.Effect<Check> =
     onFailure: (error) => failed(what, error.message, null)
   })
 
+const statOf = (look: () => fs.Stats): fs.Stats | null => {
+  try {
+    return look()
+  } catch {
+    return null
+  }
+}
+
+/** Only looked at, by the rules of the one who connects: what listens there is not asked. */
+const connectCheck = (connect: string): Check => {
+  const what = "app-server address"
+  if (!connect.startsWith("unix:")) return passed(what, redact(connect))
+  const socket = connect.slice("unix:".length)
+  const stat = statOf(() => fs.statSync(socket))
+  return stat?.isSocket() && (stat.uid === effectiveUid() || stat.uid === 0)
+    ? passed(what, connect)
+    : failed(
+        what,
+        `${socket} is not a socket of yours`,
+        "start a codex app-server there, or unset appServer.connect"
+      )
+}
+
+const tokenCheck = (file: string): Check => {
+  const what = "app-server token"
+  const stat = statOf(() => fs.lstatSync(file))
+  return stat?.isFile() && stat.uid === effectiveUid() && (stat.mode & 0o077) === 0 && stat.size > 0
+    ? passed(what, `${file}, nobody else's`)
+    : failed(
+        what,
+        `${file} is not a file with a token that only you can read`,
+        "write one there and chmod 600 it"
+      )
+}
+
 const tryHook = (command: string): Effect.Effect<HookTrial> =>
   Effect.gen(function* () {
     const startedAt = yield* Clock.currentTimeNanos
@@ -74,14 +110,22 @@ const tryHook = (command: string): Effect.Effect<HookTrial> =>
   })
 
 export const make = Effect.gen(function* () {
-  const { codex, environment, paths } = yield* Settings
+  const { appServer, codex, environment, paths } = yield* Settings
   const binary = yield* CodexBinary
   const mark = yield* InstanceMark
 
   const codexCheck: Effect.Effect<Check> = Effect.gen(function* () {
     const file = yield* binary.path
     return passed("codex", `${yield* binary.version}, ${file}`)
-  }).pipe(Effect.catch((error) => Effect.succeed(failed("codex", error.message, null))))
+  }).pipe(
+    Effect.catch((error) =>
+      Effect.succeed(
+        appServer.connect === null
+          ? failed("codex", error.message, null)
+          : passed("codex", "none found, and none needed: appServer.connect is set")
+      )
+    )
+  )
 
   const codexHomeCheck: Effect.Effect<Check> = Effect.sync(() =>
     isBelow(codex.home, environment["TMPDIR"] ?? os.tmpdir())
@@ -113,17 +157,26 @@ export const make = Effect.gen(function* () {
       warned("instance mark", error.message, "install util-linux (prlimit), or run on Linux")
   })
 
+  const appServerChecks: Effect.Effect<ReadonlyArray<Check>> = Effect.sync(() => [
+    ...(appServer.connect === null ? [] : [connectCheck(appServer.connect)]),
+    ...(appServer.tokenFile === null ? [] : [tokenCheck(appServer.tokenFile)])
+  ])
+
   return Doctor.of({
-    checks: Effect.all([
-      nodeCheck,
-      codexCheck,
-      codexHomeCheck,
-      directoryCheck("state directory", paths.state),
-      directoryCheck("runtime directory", paths.runtime),
-      directoryCheck("bridge directory", paths.bridges),
-      socketCheck,
-      markCheck
-    ]),
+    checks: Effect.zipWith(
+      Effect.all([
+        nodeCheck,
+        codexCheck,
+        codexHomeCheck,
+        directoryCheck("state directory", paths.state),
+        directoryCheck("runtime directory", paths.runtime),
+        directoryCheck("bridge directory", paths.bridges),
+        socketCheck,
+        markCheck
+      ]),
+      appServerChecks,
+      (always, configured) => [...always, ...configured]
+    ),
     tryHook
   })
 })

@@ -42,8 +42,10 @@ export const make = Effect.gen(function* () {
   const loaded = [...rules, ...modules].toSorted(byPrecedence).map(({ policy }) => policy)
   yield* refuseUnclearNames(loaded)
 
-  const ruleVoices = ({ call }: HookEvent): ReadonlyArray<Voice> =>
-    call === null ? [] : rules.map((rule) => rule.ask(call)).filter((voice) => voice !== null)
+  const ruleVoices = ({ call, spawnedBy }: HookEvent): ReadonlyArray<Voice> =>
+    call === null
+      ? []
+      : rules.map((rule) => rule.ask(call, spawnedBy !== null)).filter((voice) => voice !== null)
 
   const ofRules = (event: HookEvent) =>
     Effect.sync(() => fold(ruleVoices(event), fallbackFor(event, config.default)))

@@ -18,22 +18,18 @@ import type { Actor } from "../services/Actor.ts"
 import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
-import {
-  type DirectionOverrides,
-  directionFor,
-  type HookEvent,
-  type HookEventName
-} from "../services/HookEvent.ts"
+import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
 import { settle, timeoutSeconds } from "../services/HookProviderCodex.ts"
 import { hookCommand } from "../services/HookRelay.ts"
 import { type Decision, Policy } from "../services/Policy.ts"
 import {
   type ApprovalCall,
+  FenceNotRaised,
   initialRelay,
   type Kept,
-  maxKeptTextLength,
   maxRelays,
   nextRelay,
+  type Fenced,
   type Relay,
   type RelayAction,
   type RelayEntry,
@@ -43,11 +39,11 @@ import {
   RelayRegistry,
   type RelaySpec,
   type RelayState,
-  textOf,
   TooManyRelays
 } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
+import { digestOf, fenceDenies, keptOf, rememberedOf, subjectOf, unanswered } from "./internal/relayCall.ts"
 
 export * from "../services/RelayRegistry.ts"
 
@@ -73,35 +69,15 @@ interface Live {
   readonly life: Scope.Closeable
 }
 
-const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
-  if (event.call === null) return null
-  const rewritten =
-    decision.verdict._tag === "rewrite" ? { ...event.call, input: decision.verdict.input } : event.call
-  const command = (rewritten.input as { readonly command?: unknown } | null)?.command
-  const text =
-    decision.verdict._tag === "rewrite" && typeof command === "string" ? command : textOf(rewritten)
-  if (text.length > maxKeptTextLength) return null
-  return {
-    callId: event.callId._tag === "native" ? event.callId.id : null,
-    tool: event.call.tool,
-    text,
-    decision
+const fenceWith =
+  (relayId: string, actor: Actor<RelayState, RelayEvent>): Relay["fence"] =>
+  (finished) => {
+    const ids = new Set([...finished].map(digestOf))
+    return Effect.mapError(
+      actor.ask<Fenced>((reply) => ({ _tag: "Fence", finished: ids, reply }), askDeadlineMs),
+      () => new FenceNotRaised({ relayId })
+    )
   }
-}
-
-/** What became of a call whose hook did not wait for the answer. */
-const unanswered = (directions: DirectionOverrides, event: HookEvent): Decision => ({
-  verdict: { _tag: directionFor(directions, event.event) === "closed" ? "deny" : "allow" },
-  policy: "unanswered",
-  reason: "the hook went away before the policies had decided, and fell in its declared direction",
-  votes: []
-})
-
-const subjectOf = (event: HookEvent): string => {
-  const call = event.call
-  if (call === null) return ""
-  return call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
-}
 
 const approveWith =
   (spec: RelaySpec, actor: Actor<RelayState, RelayEvent>, decide: Relay["decide"]): Relay["approve"] =>
@@ -117,6 +93,7 @@ const approveWith =
           ...rest,
           event: "permission_request",
           provider: spec.provider,
+          spawnedBy: spec.spawnedBy ?? null,
           callId:
             callId === null
               ? { _tag: "synthesized", id: `approval-${crypto.randomUUID()}` }
@@ -148,6 +125,7 @@ export const make = Effect.gen(function* () {
     generation: live.generation,
     provider: live.spec.provider,
     runId: live.spec.runId,
+    spawnedBy: live.spec.spawnedBy ?? null,
     sessionId: state.sessionId,
     state: state.phase,
     events: live.spec.allowedEvents,
@@ -176,10 +154,12 @@ export const make = Effect.gen(function* () {
       relayId: string,
       spec: RelaySpec,
       rows: Queue.Queue<AuditRow>,
-      tell: (event: RelayEvent) => Effect.Effect<void>
+      actor: Actor<RelayState, RelayEvent>
     ): Relay["decide"] =>
-    (event, source) =>
+    (asked, source) =>
       Effect.gen(function* () {
+        const event: HookEvent = { ...asked, spawnedBy: spec.spawnedBy ?? null }
+        const begun = (yield* actor.state).fence.raised
         const startedAt = yield* Clock.currentTimeNanos
         const record = Effect.fnUntraced(function* (decision: Decision) {
           const entry: AuditEntry = {
@@ -191,6 +171,7 @@ export const make = Effect.gen(function* () {
             event: event.event,
             sessionId: event.sessionId,
             agentId: event.agentId,
+            spawnedBy: event.spawnedBy,
             callId: event.callId.id,
             tool: event.call?.tool ?? null,
             subject: subjectOf(event),
@@ -203,17 +184,27 @@ export const make = Effect.gen(function* () {
           yield* Queue.offer(rows, yield* audit.append(entry))
         })
         // A hook that goes away while its policies still think has fallen in its own direction; that is a row too.
-        const decision = settle(
+        // A row without a memory of it would be a call that a fence lets run twice.
+        const conclude = Effect.fnUntraced(function* (decision: Decision, kept: Kept | null) {
+          yield* record(decision)
+          const call = rememberedOf(event, decision)
+          yield* Effect.ignore(
+            actor.tell({ _tag: "Decided", kept, call: call === null ? null : { ...call, begun } })
+          )
+        }, Effect.uninterruptible)
+        const settled = settle(
           event,
           yield* Effect.onInterrupt(policy.decide(event), () =>
-            Effect.ignore(record(unanswered(settings.directions, event)))
+            Effect.ignore(conclude(unanswered(settings.directions, event), null))
           )
         )
-        yield* record(decision)
-        yield* tell({
-          _tag: "Decided",
-          kept: event.event === "pre_tool_use" && source === "hook" ? keptOf(event, decision) : null
-        })
+        const repeats = fenceDenies((yield* actor.state).fence, begun, event)
+        const decision: Decision =
+          repeats === null
+            ? settled
+            : { ...settled, verdict: { _tag: "deny" }, policy: "fence", reason: repeats }
+        const redeemable = event.event === "pre_tool_use" && source === "hook"
+        yield* conclude(decision, redeemable ? keptOf(event, decision) : null)
         return decision
       })
 
@@ -234,6 +225,7 @@ export const make = Effect.gen(function* () {
         event: "pre_tool_use",
         sessionId: spec.sessionId,
         agentId: null,
+        spawnedBy: spec.spawnedBy ?? null,
         callId,
         tool: null,
         subject: "",
@@ -270,6 +262,8 @@ export const make = Effect.gen(function* () {
             switch (action._tag) {
               case "Answer":
                 return Effect.asVoid(Deferred.succeed(action.reply, action.decision))
+              case "AnswerFence":
+                return Effect.asVoid(Deferred.succeed(action.reply, action.fenced))
               case "StartGrace":
                 return Effect.sleep(settings.hook.lateGraceMs).pipe(
                   Effect.andThen(Effect.ignore(self.tell({ _tag: "GraceElapsed" }))),
@@ -288,7 +282,7 @@ export const make = Effect.gen(function* () {
       .pipe(Effect.catchTag("ChildExists", () => Effect.fail(new RelayInUse({ relayId }))))
     const tell = (event: RelayEvent): Effect.Effect<void> => Effect.ignore(actor.tell(event))
     const rows = yield* Queue.sliding<AuditRow>(rowsKept)
-    const decide = decideFor(relayId, spec, rows, tell)
+    const decide = decideFor(relayId, spec, rows, actor)
     const facts = { spec, relayId, generation, token, recordPath, openedAt: yield* Clock.currentTimeMillis }
     const live: Live = {
       ...facts,
@@ -328,6 +322,7 @@ export const make = Effect.gen(function* () {
       commands: commandsOf(spec, recordPath),
       decide,
       approve: approveWith(spec, actor, decide),
+      fence: (finished) => fenceWith(relayId, actor)(finished),
       incident: (callId, detail) => incidentFor(relayId, spec, rows, callId, detail),
       rows,
       attachSession: (sessionId) => tell({ _tag: "SessionAttached", sessionId })

@@ -3,6 +3,7 @@ import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import * as Argument from "effect/cli/Argument"
 import * as CliOutput from "effect/cli/CliOutput"
@@ -15,6 +16,7 @@ import { hookEventNames } from "../services/HookWire.ts"
 import * as Report from "../services/Report.ts"
 import { version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
+import { parseDuration } from "./internal/duration.ts"
 import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
 import { presenter, print, teardown } from "./internal/terminal.ts"
 import { handOver } from "./internal/handOver.ts"
@@ -110,13 +112,27 @@ const relays = Command.make("relays", {}, () =>
   Command.withSubcommands([relaysOpen])
 )
 
+const leasesReset = Command.make("reset", {}, () =>
+  oneGateway(
+    Effect.gen(function* () {
+      const reset = yield* answered((yield* ControlClient).ResetLeases())
+      yield* show(reset, ({ closed }) => Report.closedCircuits(closed))
+    })
+  )
+).pipe(Command.withDescription("Close open circuits, so that the next run starts an app-server at once"))
+
 const leases = Command.make("leases", {}, () =>
   oneGateway(
     Effect.gen(function* () {
-      yield* show(yield* answered((yield* ControlClient).Leases()), Report.leases)
+      const client = yield* ControlClient
+      const { startedAt, upMs } = yield* answered(client.Status())
+      yield* show(yield* answered(client.Leases()), (all) => Report.leases(all, startedAt + upMs))
     })
   )
-).pipe(Command.withDescription("The shared app-server: its borrowers, its last end"))
+).pipe(
+  Command.withDescription("The shared app-server: who borrows it, why the last one was retired"),
+  Command.withSubcommands([leasesReset])
+)
 
 const auditTail = Command.make(
   "tail",
@@ -138,6 +154,9 @@ const audit = Command.make("audit").pipe(
   Command.withSubcommands([auditTail])
 )
 
+/** What a run's request takes. */
+const longestStartMs = 3_600_000
+
 const codex = Command.make(
   "codex",
   {
@@ -151,9 +170,32 @@ const codex = Command.make(
       Flag.withDefault(""),
       Flag.withDescription("Go on with a copy of this thread")
     ),
+    parent: Flag.String("parent").pipe(
+      Flag.filter(
+        (run) => run !== "",
+        () => "the id of an active run"
+      ),
+      Flag.optional,
+      Flag.withDescription("The run that asked for this one: a helper, on the same app-server")
+    ),
+    onLost: Flag.Literals("on-lost", ["fail", "resume"]).pipe(
+      Flag.withDefault("fail"),
+      Flag.withDescription("What follows when the app-server is lost: fail, or go on once on the next one")
+    ),
+    startTimeout: Flag.String("start-timeout").pipe(
+      Flag.filterMap(parseDuration(longestStartMs), () => "a duration like 500ms, 10s or 2m, from 1ms to 1h"),
+      Flag.optional,
+      Flag.withDescription("How long to wait for the app-server, like 500ms, 10s, 2m")
+    ),
     prompt: Argument.String("prompt")
   },
-  (options) => oneGateway(runCodex(options, (stream) => follow(stream, Report.agentEvent)))
+  ({ parent, startTimeout, ...options }) =>
+    oneGateway(
+      runCodex(
+        { ...options, parent: Option.getOrNull(parent), startTimeoutMs: Option.getOrNull(startTimeout) },
+        (stream) => follow(stream, Report.agentEvent)
+      )
+    )
 ).pipe(Command.withDescription("Run one governed Codex turn on the shared app-server"))
 
 const doctor = Command.make("doctor", {}, () =>

@@ -68,7 +68,10 @@ const turn = Effect.fnUntraced(function* (place: World, live: boolean) {
       prompt: live ? livePrompt : prompt,
       cwd: place.work,
       overrides: live ? overrides : ['model="gpt-5.5"', ...overrides],
-      thread: { _tag: "start" }
+      thread: { _tag: "start" },
+      spawnedBy: null,
+      onLost: "fail",
+      startTimeoutMs: null
     })
     .pipe(
       Stream.tap(show),

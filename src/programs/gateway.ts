@@ -19,6 +19,7 @@ import * as AppServerLease from "../layers/AppServerLease.ts"
 import * as AppServerProcess from "../layers/AppServerProcess.ts"
 import * as AuditLog from "../layers/AuditLog.ts"
 import * as BridgeStore from "../layers/BridgeStore.ts"
+import * as CodexAuth from "../layers/CodexAuth.ts"
 import * as CodexBinary from "../layers/CodexBinary.ts"
 import * as ControlHandlers from "../layers/ControlHandlers.ts"
 import * as ControlServer from "../layers/ControlServer.ts"
@@ -68,6 +69,7 @@ const stores = Layer.mergeAll(
   Policy.layer,
   HookClients.layer,
   CodexBinary.layer,
+  CodexAuth.layer,
   SupervisionTree.layer
 )
 

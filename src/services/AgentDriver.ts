@@ -6,6 +6,7 @@
 import * as Context from "effect/Context"
 import * as Schema from "effect/Schema"
 import type * as Stream from "effect/Stream"
+import { AppServerFailure, AppServerLost } from "./AppServerFailure.ts"
 import { AuditRow } from "./AuditLog.ts"
 import { ConfigKeyRefused } from "./CodexGovernance.ts"
 
@@ -22,7 +23,16 @@ export const RunRequest = Schema.Struct({
   cwd: Schema.NonEmptyString,
   /** `KEY=VALUE` overrides of Codex's configuration, for this thread only. */
   overrides: Schema.Array(Schema.String),
-  thread: ThreadChoice
+  thread: ThreadChoice,
+  /** The run that asked for this one, a helper's parent. Shown and seen by policies; the child is shared all the same. */
+  spawnedBy: Schema.NullOr(Schema.String),
+  /**
+   * What follows when the app-server is lost in the turn: fail it, or go on once on the next generation. Going on never
+   * repeats a call that was already decided.
+   */
+  onLost: Schema.Literals(["fail", "resume"]),
+  /** How long to wait for the app-server; null = `lease.handshakeTimeoutMs`. */
+  startTimeoutMs: Schema.NullOr(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 3_600_000 })))
 })
 export type RunRequest = typeof RunRequest.Type
 
@@ -30,6 +40,7 @@ export const AgentEvent = Schema.Union([
   /** The thread is governed: every hook of ours is installed, trusted and unchanged. */
   Schema.TaggedStruct("governed", {
     runId: Schema.String,
+    spawnedBy: Schema.NullOr(Schema.String),
     threadId: Schema.String,
     relayId: Schema.String,
     generation: Schema.Int,
@@ -61,9 +72,18 @@ export const AgentEvent = Schema.Union([
     durationMs: Schema.Finite
   }),
   Schema.TaggedStruct("notice", { text: Schema.String }),
+  /** The app-server was lost and the turn goes on at the next generation. */
+  Schema.TaggedStruct("resumed", {
+    generation: Schema.Int,
+    lost: AppServerLost,
+    /** Calls that had been decided and whose end was not seen; none of them is run again. */
+    inDoubt: Schema.Int
+  }),
   Schema.TaggedStruct("ended", {
     status: Schema.String,
-    problem: Schema.NullOr(Schema.String)
+    problem: Schema.NullOr(Schema.String),
+    /** Why the turn failed or was cut short; null when it completed. */
+    failure: Schema.NullOr(AppServerFailure)
   })
 ])
 export type AgentEvent = typeof AgentEvent.Type
@@ -120,6 +140,8 @@ export class WorkingDirectoryUnusable extends Schema.TaggedError<WorkingDirector
 export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   stage: Schema.Literals(["relay", "app-server", "thread", "turn", "record"]),
   detail: Schema.String,
+  /** The app-server's failure, where it is one. */
+  failure: Schema.NullOr(AppServerFailure),
   /** Nothing of the turn's own doing is wrong; the same request may work now. */
   retryable: Schema.Boolean
 }) {
@@ -128,11 +150,21 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   }
 }
 
+/** `--parent` names no run of this gateway. */
+export class ParentNotFound extends Schema.TaggedError<ParentNotFound>()("ParentNotFound", {
+  runId: Schema.String
+}) {
+  override get message(): string {
+    return `No run ${this.runId} is active on this gateway, so it cannot be a parent. Look at \`holdfast leases\`.`
+  }
+}
+
 export const AgentRunError = Schema.Union([
   ConfigKeyRefused,
   HooksUnverified,
   HookIncident,
   TurnTimeout,
+  ParentNotFound,
   RunFailed
 ])
 export type AgentRunError = typeof AgentRunError.Type

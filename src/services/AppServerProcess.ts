@@ -1,108 +1,22 @@
 /**
- * AppServerProcess: one app-server child, up for as long as its scope.
+ * AppServerProcess: one app-server, spawned or adopted, usable for as long as its scope.
  *
- * Starting means spawned, past its handshake and of a version we know; a connection in hand always answered `initialize`.
- * The child is asked to leave by end of input, then told, then killed. Failures are `caller` (this request only) or
- * `poison` (the connection is of no use to anybody).
+ * Starting means reached, past its handshake and of a version we know; a connection in hand always answered `initialize`.
+ * A child is asked to leave by end of input, then told, then killed; a poisoned one is not asked. What it leaves running is
+ * found by the mark of its generation and ended. An adopted server was there before us and stays: only the connection ends.
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Queue from "effect/Queue"
-import * as Schema from "effect/Schema"
+import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-
-/** Why a child or its transport cannot be used any more. */
-export const PoisonReason = Schema.Union([
-  Schema.TaggedStruct("exited", { code: Schema.NullOr(Schema.Finite), signal: Schema.NullOr(Schema.String) }),
-  Schema.TaggedStruct("stdio-closed", {}),
-  Schema.TaggedStruct("write-failed", { code: Schema.String }),
-  Schema.TaggedStruct("frame-too-large", {}),
-  Schema.TaggedStruct("unframeable", { lines: Schema.Int })
-])
-export type PoisonReason = typeof PoisonReason.Type
-
-export const describePoison = (reason: PoisonReason): string => {
-  switch (reason._tag) {
-    case "exited":
-      return reason.signal
-        ? `it died by ${reason.signal}`
-        : `it exited with status ${reason.code ?? "unknown"}`
-    case "stdio-closed":
-      return "it closed its output"
-    case "write-failed":
-      return `writing to it failed (${reason.code})`
-    case "frame-too-large":
-      return "it sent a line over the size limit"
-    case "unframeable":
-      return `it sent ${reason.lines} lines in a row that are not JSON`
-  }
-}
-
-export class AppServerUnavailable extends Schema.TaggedError<AppServerUnavailable>()("AppServerUnavailable", {
-  stage: Schema.Literals(["locate", "spawn", "handshake", "version"]),
-  problem: Schema.String
-}) {
-  override get message(): string {
-    return `The Codex app-server did not come up: ${this.problem}`
-  }
-}
-
-/** Poison. Every borrower of the generation gets it; borrowing again gives the next one. */
-export class AppServerLost extends Schema.TaggedError<AppServerLost>()("AppServerLost", {
-  generation: Schema.Int,
-  reason: PoisonReason,
-  /** The end of its stderr, redacted and bounded. */
-  stderrTail: Schema.String
-}) {
-  override get message(): string {
-    return `The shared app-server (generation ${this.generation}) is lost: ${describePoison(this.reason)}. Run the turn again.`
-  }
-}
-
-export class AppServerRejected extends Schema.TaggedError<AppServerRejected>()("AppServerRejected", {
-  method: Schema.String,
-  code: Schema.Finite,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `Codex refused ${this.method} (${this.code}): ${this.detail}`
-  }
-}
-
-export class AppServerRequestTimeout extends Schema.TaggedError<AppServerRequestTimeout>()(
-  "AppServerRequestTimeout",
-  { method: Schema.String, timeoutMs: Schema.Finite }
-) {
-  override get message(): string {
-    return `Codex did not answer ${this.method} within ${this.timeoutMs} ms.`
-  }
-}
-
-/** An answer that is not what this version of the protocol says; the field path is in `problem`, never the data. */
-export class AppServerUnexpected extends Schema.TaggedError<AppServerUnexpected>()("AppServerUnexpected", {
-  method: Schema.String,
-  problem: Schema.String
-}) {
-  override get message(): string {
-    return `Codex answered ${this.method} in a form we do not know (${this.problem}). Is this codex newer than holdfast?`
-  }
-}
-
-export type AppServerFailure =
-  AppServerUnavailable | AppServerLost | AppServerRejected | AppServerRequestTimeout | AppServerUnexpected
-
-/** `caller` fails one borrower; `poison` retires the child. A new member does not compile until it is placed. */
-export const severity = (failure: AppServerFailure): "caller" | "poison" => {
-  switch (failure._tag) {
-    case "AppServerLost":
-      return "poison"
-    case "AppServerUnavailable":
-    case "AppServerRejected":
-    case "AppServerRequestTimeout":
-    case "AppServerUnexpected":
-      return "caller"
-  }
-}
+import type {
+  AppServerLost,
+  AppServerUnavailable,
+  BorrowerShed,
+  PoisonReason,
+  RequestFailure
+} from "./AppServerFailure.ts"
 
 /** What a thread's borrower receives. A request wants exactly one `respond` or `refuse`. */
 export type Incoming =
@@ -119,30 +33,37 @@ export type Incoming =
 /** A borrower that leaves this many messages unread is shed: its queue fails and the others go on. */
 export const threadQueueCapacity = 4096
 
-export class BorrowerShed extends Schema.TaggedError<BorrowerShed>()("BorrowerShed", {
-  threadId: Schema.String
-}) {
-  override get message(): string {
-    return `The run of thread ${this.threadId} fell ${threadQueueCapacity} messages behind and was dropped. Run the turn again.`
-  }
+/** How a child ended. `confirmed` is false when it was killed and the kernel has not given it up yet. */
+export interface Gone {
+  readonly confirmed: boolean
+  readonly code: number | null
+  readonly signal: string | null
 }
 
 export interface AppServerConnection {
   readonly generation: number
-  readonly pid: number
+  /** An adopted server was not started by us, is never ended by us, and what it runs does not carry our mark. */
+  readonly origin: "spawned" | "adopted"
+  /** Null for an adopted one. */
+  readonly pid: number | null
   readonly version: string
+  /** Retried while the server says that it is overloaded, within the same deadline. */
   readonly request: <A>(
     method: string,
     params: unknown,
     result: Schema.Codec<A, unknown>,
     timeoutMs?: number
-  ) => Effect.Effect<A, AppServerLost | AppServerRejected | AppServerRequestTimeout | AppServerUnexpected>
+  ) => Effect.Effect<A, RequestFailure>
   /** Messages about one thread and its sub-agents' threads, until the scope closes. */
   readonly thread: (
     threadId: string
   ) => Effect.Effect<Queue.Dequeue<Incoming, AppServerLost | BorrowerShed>, never, Scope.Scope>
+  /** Poison from a borrower that has evidence; the first reason stands. */
+  readonly retire: (reason: PoisonReason) => Effect.Effect<void>
   /** Completes once the connection is of no use, however it went. */
   readonly lost: Effect.Effect<AppServerLost>
+  /** Completes once the process has ended, or was given up on; for an adopted one, once its socket is closed. */
+  readonly gone: Effect.Effect<Gone>
 }
 
 export class AppServerProcess extends Context.Service<

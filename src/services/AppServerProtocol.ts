@@ -2,7 +2,6 @@
  * AppServerProtocol: the lines that Codex's app-server and we exchange: newline-delimited JSON-RPC without its `jsonrpc`
  * field. Only what is used has a schema; unknown fields are ignored on purpose, because Codex adds some in every release.
  */
-import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 
 /** A line longer than this is not framing any more. A patch or a command's whole output fits many times. */
@@ -11,7 +10,8 @@ export const maxFrameBytes = 16 * 1024 * 1024
 const RpcId = Schema.Union([Schema.Finite, Schema.String])
 export type RpcId = typeof RpcId.Type
 
-const Envelope = Schema.Struct({
+/** What `parseFrame` holds a line to, by hand, because it sees every line: a decoder takes four times as long. */
+export const Envelope = Schema.Struct({
   id: Schema.optionalKey(RpcId),
   method: Schema.optionalKey(Schema.String),
   params: Schema.optionalKey(Schema.Unknown),
@@ -26,77 +26,154 @@ export type Frame =
   | { readonly _tag: "request"; readonly id: RpcId; readonly method: string; readonly params: unknown }
   | { readonly _tag: "garbage" }
 
-const decodeEnvelope = Schema.decodeUnknownOption(Schema.fromJsonString(Envelope))
+type Fields = Readonly<Record<string, unknown>>
+
+const isObject = (value: unknown): value is Fields =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+const isId = (value: unknown): value is RpcId => typeof value === "string" || Number.isFinite(value)
+
+const garbage: Frame = { _tag: "garbage" }
 
 /** The server's ids are its own; a frame with a method is never an answer, whatever its id. */
 export const parseFrame = (line: string): Frame => {
-  const decoded = decodeEnvelope(line)
-  if (Option.isNone(decoded)) return { _tag: "garbage" }
-  const { id, method, params, result, error } = decoded.value
-  if (method !== undefined)
+  let frame: unknown
+  try {
+    frame = JSON.parse(line)
+  } catch {
+    return garbage
+  }
+  if (!isObject(frame)) return garbage
+  const { id, method, params, result, error } = frame
+  if (id !== undefined && !isId(id)) return garbage
+  let refused: { readonly code: number; readonly message: string } | null = null
+  if (error !== undefined) {
+    if (!isObject(error)) return garbage
+    const { code, message } = error
+    if (typeof code !== "number" || !Number.isFinite(code) || typeof message !== "string") return garbage
+    refused = { code, message }
+  }
+  if (method !== undefined) {
+    if (typeof method !== "string") return garbage
     return id === undefined
       ? { _tag: "notification", method, params }
       : { _tag: "request", id, method, params }
-  if (id === undefined) return { _tag: "garbage" }
-  return error
-    ? { _tag: "error", id, code: error.code, message: error.message }
+  }
+  if (id === undefined) return garbage
+  return refused
+    ? { _tag: "error", id, code: refused.code, message: refused.message }
     : { _tag: "response", id, result }
 }
+
+const opening = '{"method":"'
+const threadFirst = '","params":{"threadId":"'
+
+/**
+ * Whether a line, unparsed, is surely a notification about one thread of nobody's, and so may be dropped. It is when its
+ * thread comes first, as Codex writes it, and the word `id` is nowhere in it as a key: so it is no request, which somebody
+ * waits for. One that may introduce a sub-agent is not dropped either.
+ */
+export const mayDrop = (line: string, hasOwner: (threadId: string) => boolean): boolean => {
+  if (!line.startsWith(opening)) return false
+  const end = line.indexOf('"', opening.length)
+  if (!line.startsWith(threadFirst, end)) return false
+  const from = end + threadFirst.length
+  const to = line.indexOf('"', from)
+  const threadId = line.slice(from, to)
+  return (
+    to > 0 &&
+    !hasOwner(threadId) &&
+    !threadId.includes("\\") &&
+    line.endsWith("}") &&
+    !line.includes('"id"', to) &&
+    !line.includes('"agentThreadId"', to) &&
+    // The letters of `id`, escaped.
+    !line.includes("\\u0069", to) &&
+    !line.includes("\\u0064", to)
+  )
+}
+
+const newline = 10
 
 /** Splits bytes into lines with a bound; `null` once a line has passed it. */
 export const makeLineSplitter = (
   limit: number = maxFrameBytes
 ): ((chunk: Uint8Array) => ReadonlyArray<string> | null) => {
+  const decoder = new TextDecoder()
+  /** The bytes of the line that has not ended yet. */
   let parts: Array<Uint8Array> = []
   let size = 0
-  const join = (): string => {
-    const whole = new Uint8Array(size)
-    let offset = 0
-    for (const part of parts) {
-      whole.set(part, offset)
-      offset += part.length
+  const isTooLong = (chunk: Uint8Array): boolean => {
+    let start = -size
+    for (let at = chunk.indexOf(newline); at >= 0; at = chunk.indexOf(newline, start)) {
+      if (at - start > limit) return true
+      start = at + 1
     }
-    parts = []
-    size = 0
-    return new TextDecoder().decode(whole)
+    return chunk.length - start > limit
   }
   return (chunk) => {
-    const lines: Array<string> = []
-    let rest = chunk
-    for (let at = rest.indexOf(10); at >= 0; at = rest.indexOf(10)) {
-      parts.push(rest.subarray(0, at))
-      size += at
-      if (size > limit) return null
-      const line = join().trim()
-      if (line !== "") lines.push(line)
-      rest = rest.subarray(at + 1)
+    if (size + chunk.length > limit && isTooLong(chunk)) return null
+    const end = chunk.lastIndexOf(newline)
+    if (end < 0) {
+      parts.push(chunk)
+      size += chunk.length
+      return []
     }
-    parts.push(rest)
-    size += rest.length
-    return size > limit ? null : lines
+    let whole = chunk.subarray(0, end)
+    if (size > 0) {
+      whole = new Uint8Array(size + end)
+      let offset = 0
+      for (const part of parts) {
+        whole.set(part, offset)
+        offset += part.length
+      }
+      whole.set(chunk.subarray(0, end), offset)
+    }
+    // A line break is never inside a character, so whole lines decode like each alone.
+    const lines: Array<string> = []
+    for (const text of decoder.decode(whole).split("\n")) {
+      const line = text.startsWith("{") && text.endsWith("}") ? text : text.trim()
+      if (line !== "") lines.push(line)
+    }
+    const rest = chunk.subarray(end + 1)
+    parts = rest.length > 0 ? [rest] : []
+    size = rest.length
+    return lines
   }
 }
 
-const ThreadOf = Schema.Struct({
+/** What `threadsOf` reads of any message's parameters, by hand for the same reason. */
+export const ThreadOf = Schema.Struct({
   threadId: Schema.optionalKey(Schema.String),
   thread: Schema.optionalKey(Schema.Struct({ id: Schema.String })),
   item: Schema.optionalKey(
     Schema.Struct({ type: Schema.String, agentThreadId: Schema.optionalKey(Schema.NullOr(Schema.String)) })
   )
 })
-const decodeThreadOf = Schema.decodeUnknownOption(ThreadOf)
+
+interface Threads {
+  readonly threadId: string | null
+  readonly child: string | null
+}
+const noThreads: Threads = { threadId: null, child: null }
 
 /** Which thread a message is about, and the sub-agent thread it introduces, if any. */
-export const threadsOf = (
-  params: unknown
-): { readonly threadId: string | null; readonly child: string | null } => {
-  const decoded = decodeThreadOf(params)
-  if (Option.isNone(decoded)) return { threadId: null, child: null }
-  const { threadId, thread, item } = decoded.value
-  return {
-    threadId: threadId ?? thread?.id ?? null,
-    child: item?.type === "subAgentActivity" ? (item.agentThreadId ?? null) : null
+export const threadsOf = (params: unknown): Threads => {
+  if (!isObject(params)) return noThreads
+  const { threadId, thread, item } = params
+  if (threadId !== undefined && typeof threadId !== "string") return noThreads
+  let id = threadId
+  if (thread !== undefined) {
+    if (!isObject(thread) || typeof thread["id"] !== "string") return noThreads
+    id ??= thread["id"]
   }
+  let child: string | null = null
+  if (item !== undefined) {
+    if (!isObject(item) || typeof item["type"] !== "string") return noThreads
+    const { type, agentThreadId = null } = item
+    if (agentThreadId !== null && typeof agentThreadId !== "string") return noThreads
+    if (type === "subAgentActivity") child = agentThreadId
+  }
+  return { threadId: id ?? null, child }
 }
 
 /** `account/read`; with no account where one is needed, every turn ends in the provider's refusal. */
@@ -134,7 +211,11 @@ export type HookListing = typeof HookListing.Type
 const Turn = Schema.Struct({
   id: Schema.String,
   status: Schema.String,
-  error: Schema.optionalKey(Schema.NullOr(Schema.Struct({ message: Schema.String })))
+  error: Schema.optionalKey(
+    Schema.NullOr(
+      Schema.Struct({ message: Schema.String, codexErrorInfo: Schema.optionalKey(Schema.Unknown) })
+    )
+  )
 })
 /** `turn/started` and `turn/completed`, of the root thread or a sub-agent's. */
 export const TurnChanged = Schema.Struct({ threadId: Schema.String, turn: Turn })
@@ -143,7 +224,11 @@ export const TurnChanged = Schema.Struct({ threadId: Schema.String, turn: Turn }
 export const ErrorNotification = Schema.Struct({
   threadId: Schema.String,
   willRetry: Schema.Boolean,
-  error: Schema.Struct({ message: Schema.String })
+  error: Schema.Struct({
+    message: Schema.String,
+    codexErrorInfo: Schema.optionalKey(Schema.Unknown),
+    additionalDetails: Schema.optionalKey(Schema.NullOr(Schema.String))
+  })
 })
 
 export const HookCompleted = Schema.Struct({

@@ -25,6 +25,8 @@ export const AuditEntry = Schema.Struct({
   event: HookEventName,
   sessionId: Schema.NullOr(Schema.String),
   agentId: Schema.NullOr(Schema.String),
+  /** The run that asked for this one, when it is a helper's. */
+  spawnedBy: Schema.NullOr(Schema.String),
   callId: Schema.String,
   tool: Schema.NullOr(Schema.String),
   /** What the call wants, cut to `maxSubjectLength` characters: the command line, or the paths. */

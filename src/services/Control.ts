@@ -63,6 +63,8 @@ export const Control = RpcGroup.make(
   Rpc.make("Tree", { success: Schema.Array(TreeNode) }),
   Rpc.make("Relays", { success: Schema.Array(RelayInfo) }),
   Rpc.make("Leases", { success: Schema.Array(LeaseInfo) }),
+  /** Closes every open circuit, so that the next run tries at once. */
+  Rpc.make("ResetLeases", { success: Schema.Struct({ closed: Schema.Int }) }),
   Rpc.make("AuditTail", {
     payload: {
       limit: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: maxTail })),

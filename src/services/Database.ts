@@ -48,7 +48,9 @@ export const migrations: ReadonlyArray<Migration> = [
         thread_id TEXT PRIMARY KEY, relay_id TEXT NOT NULL, generation INTEGER NOT NULL, cwd TEXT NOT NULL, updated_at REAL NOT NULL
       ) STRICT`
     ]
-  }
+  },
+  // Null in every older row: no run was spawned by another then.
+  { name: "0002_helpers", statements: ["ALTER TABLE audit ADD COLUMN spawned_by TEXT"] }
 ]
 
 /** The migrations still to run, or the first name that this version cannot explain: one it lacks, or has elsewhere. */

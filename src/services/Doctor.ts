@@ -2,6 +2,7 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type { LeaseInfo } from "./AppServerLease.ts"
 
 /** `warn`: works, with less than promised. `fail`: something asked for will not work. */
 export const Check = Schema.Struct({
@@ -63,6 +64,29 @@ export const trialCheck = (trial: HookTrial): Check => {
     ? passed(what, `decided in ${trial.tookMs.toFixed(1)} ms, whole process`)
     : failed(what, `the hook got no decision: ${cause}`, "look at the gateway's log")
 }
+
+/** What an app-server that we did not start gives less of. */
+export const adoptedNote =
+  "the app-server was adopted: what it runs does not carry our mark and is not ended by us"
+
+export const circuitRemedy = "when the cause is gone, `holdfast leases reset` tries at once"
+
+/** What a gateway's leases say that an operator must know before the next run; nothing where all is well. */
+export const leaseChecks = (leases: ReadonlyArray<LeaseInfo>): ReadonlyArray<Check> =>
+  leases.flatMap(({ circuit, origin }) => [
+    ...(circuit === null
+      ? []
+      : [
+          failed(
+            "app-server",
+            `circuit open until ${new Date(circuit.until).toISOString()}: ${circuit.problem}`,
+            circuitRemedy
+          )
+        ]),
+    ...(origin === "adopted"
+      ? [warned("app-server", adoptedNote, "unset appServer.connect to have a child of its own")]
+      : [])
+  ])
 
 export class Doctor extends Context.Service<
   Doctor,

@@ -7,6 +7,7 @@
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import { contains, MarkRange, overlaps, SweepReport } from "./InstanceMark.ts"
 import { Identity, type Verdict } from "./ProcessIdentity.ts"
 
@@ -88,6 +89,11 @@ export class Epoch extends Context.Service<
     readonly current: EpochRecord
     /** Why there is no mark, when there is none. */
     readonly unmarked: string | null
+    /**
+     * A range of its own inside this epoch's, for one child and all that it will fork; nobody else gets it while the scope
+     * is open. Null where there is no mark or no room for another level.
+     */
+    readonly claimMark: Effect.Effect<MarkRange | null, never, Scope.Scope>
     /** What the start found of dead epochs and ended. */
     readonly swept: ReadonlyArray<EpochSwept>
     /** Ends every marked process of this epoch but this one; run at shutdown, after everything that should end by itself did. */

@@ -39,6 +39,8 @@ export const HookEvent = Schema.Struct({
   sessionId: Schema.NullOr(Schema.String),
   /** The sub-agent that makes the call, when it is not the session itself: for Codex the child thread id. */
   agentId: Schema.NullOr(Schema.String),
+  /** The run that asked for this one, when it is a helper's; the relay says so, never the provider. */
+  spawnedBy: Schema.NullOr(Schema.String),
   turnId: Schema.NullOr(Schema.String),
   cwd: Schema.NullOr(Schema.String),
   /** Present on tool events only. */

@@ -112,6 +112,7 @@ const eventOf = (payload: CodexPayload, raw: unknown, synthesizedId: () => strin
       : { _tag: "synthesized", id: synthesizedId() },
     sessionId: payload.session_id,
     agentId: payload.agent_id ?? null,
+    spawnedBy: null,
     turnId: payload.turn_id ?? null,
     cwd: payload.cwd ?? null,
     call,

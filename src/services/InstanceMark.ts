@@ -231,6 +231,19 @@ export const nextSweep = (
   }
 }
 
+/**
+ * A command that starts under a mark of its own: prlimit(1) of util-linux lowers its own hard limit and becomes the
+ * program, so that the pid is the program's and nothing it forks was ever without the mark.
+ */
+export const underMark = (
+  mark: MarkRange | null,
+  program: string,
+  args: ReadonlyArray<string>
+): { readonly program: string; readonly args: ReadonlyArray<string> } =>
+  mark === null
+    ? { program, args }
+    : { program: "prlimit", args: [`--locks=${mark.high}:${mark.high}`, "--", program, ...args] }
+
 export class InstanceMark extends Context.Service<
   InstanceMark,
   {

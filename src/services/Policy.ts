@@ -57,6 +57,8 @@ export const Rule = Schema.Struct({
    * paths: what a command line touches cannot be read off it, so a `path` rule never matches one.
    */
   path: Schema.optionalKey(Schema.String),
+  /** True = only calls of helpers, false = only calls of runs that nobody spawned; absent = both. */
+  spawned: Schema.optionalKey(Schema.Boolean),
   verdict: Schema.Literals(["allow", "deny", "ask"]),
   reason: Schema.optionalKey(Schema.String),
   priority: Schema.optionalKey(Schema.Int)
@@ -118,9 +120,9 @@ export const byPrecedence = (
   b: Pick<Voice, "priority" | "order">
 ): number => b.priority - a.priority || a.order - b.order
 
-/** A rule ready to be asked: null when it has nothing to say about a call. */
+/** A rule ready to be asked: null when it has nothing to say about a call, which a helper makes or a run of its own. */
 export interface CompiledRule extends Pick<Voice, "policy" | "priority" | "order"> {
-  readonly ask: (call: ToolCall) => Voice | null
+  readonly ask: (call: ToolCall, spawned: boolean) => Voice | null
 }
 
 export const compileRule = (rule: Rule, order: number): Result.Result<CompiledRule, PolicyLoadError> =>
@@ -138,7 +140,8 @@ export const compileRule = (rule: Rule, order: number): Result.Result<CompiledRu
       rule.verdict === "allow" ? null : voice(" (not ruled out: the call could not be searched)")
     return {
       ...key,
-      ask: (call) => {
+      ask: (call, spawned) => {
+        if (rule.spawned !== undefined && rule.spawned !== spawned) return null
         if (rule.tools !== undefined && !rule.tools.includes(call.tool)) return null
         if (rule.kinds !== undefined && !rule.kinds.includes(call.kind)) return null
         const found = both(

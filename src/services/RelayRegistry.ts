@@ -7,7 +7,8 @@
 import * as Context from "effect/Context"
 import type * as Deferred from "effect/Deferred"
 import type * as Effect from "effect/Effect"
-import type * as Option from "effect/Option"
+import * as HashMap from "effect/HashMap"
+import * as Option from "effect/Option"
 import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -23,6 +24,8 @@ export const RelayId = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9._-]{1,1
 export interface RelaySpec {
   readonly provider: "codex"
   readonly runId: string
+  /** The run that asked for this one; absent = nobody. */
+  readonly spawnedBy?: string | null
   readonly sessionId: string | null
   /** Given when a thread comes back; absent = a new one. */
   readonly relayId?: string
@@ -36,6 +39,7 @@ export const RelayInfo = Schema.Struct({
   generation: Schema.Int,
   provider: Schema.String,
   runId: Schema.String,
+  spawnedBy: Schema.NullOr(Schema.String),
   sessionId: Schema.NullOr(Schema.String),
   state: Schema.Literals(["live", "lingering"]),
   events: Schema.Array(HookEventName),
@@ -76,6 +80,12 @@ export interface Relay {
   readonly incident: (callId: string, detail: string) => Effect.Effect<void, AuditUnavailable>
   /** This relay's rows, as they fall; a reader that falls behind loses the oldest. */
   readonly rows: Queue.Dequeue<AuditRow>
+  /**
+   * What ran the calls is lost, and they must not run again. `finished` are the ids of calls whose end was seen; the other
+   * calls that were let through so far are in doubt. From now on a hook with the id of a call decided so far, or with
+   * exactly the tool, text and directory of one in doubt, is denied.
+   */
+  readonly fence: (finished: ReadonlySet<string>) => Effect.Effect<Fenced, FenceNotRaised>
   /** The session the agent turned out to have, once it is known. */
   readonly attachSession: (sessionId: string) => Effect.Effect<void>
 }
@@ -86,12 +96,100 @@ export class RelayInUse extends Schema.TaggedError<RelayInUse>()("RelayInUse", {
   }
 }
 
+export class FenceNotRaised extends Schema.TaggedError<FenceNotRaised>()("FenceNotRaised", {
+  relayId: Schema.String
+}) {
+  override get message(): string {
+    return `The relay ${this.relayId} does not answer, so the turn was not resumed: a call could have run twice. Run the turn again.`
+  }
+}
+
 /** One hook decision that an approval may still use up. `text` is what the tool was finally allowed to do. */
 export interface Kept {
   readonly callId: string | null
   readonly tool: string
   readonly text: string
   readonly decision: Decision
+}
+
+export interface Fenced {
+  /** Calls decided so far, also those that were refused. */
+  readonly decided: number
+  readonly inDoubt: number
+}
+
+/**
+ * Calls of one run that are remembered for a fence, some 200 bytes each; an hour of a busy agent is some hundreds. Past it
+ * the ones forgotten cannot be told from others, so a fence then denies every call.
+ */
+export const maxRemembered = 4096
+
+/** A decided call: digests of its id and of what it does, twice when it was rewritten. None are held of a refused one. */
+export interface Remembered {
+  readonly id: string
+  readonly does: ReadonlyArray<string>
+}
+
+/** What a fence goes by. `decided` is of calls since the last fence; `ids` and `calls` are what no hook may repeat. */
+export interface FenceState {
+  readonly decided: HashMap.HashMap<string, ReadonlyArray<string>>
+  readonly ids: ReadonlySet<string>
+  readonly calls: ReadonlySet<string>
+  /** Decided beyond what is remembered. */
+  readonly forgotten: number
+  /** How often it was raised: a decision that was begun before and ends after must let nothing run. */
+  readonly raised: number
+}
+
+export const noFence: FenceState = {
+  decided: HashMap.empty(),
+  ids: new Set(),
+  calls: new Set(),
+  forgotten: 0,
+  raised: 0
+}
+
+const rememberCall = (fence: FenceState, { id, does }: Remembered, begun: number): FenceState => {
+  // Answered after the fence was raised: nobody saw what became of it.
+  if (begun < fence.raised)
+    return { ...fence, ids: new Set([...fence.ids, id]), calls: new Set([...fence.calls, ...does]) }
+  const before = HashMap.get(fence.decided, id)
+  if (Option.isNone(before) && HashMap.size(fence.decided) >= maxRemembered)
+    return { ...fence, forgotten: fence.forgotten + 1 }
+  // Once let through is in doubt, whatever was said of it later.
+  const both = [...new Set([...Option.getOrElse(before, () => []), ...does])]
+  return { ...fence, decided: HashMap.set(fence.decided, id, both) }
+}
+
+const raiseFence = (fence: FenceState, finished: ReadonlySet<string>): readonly [FenceState, Fenced] => {
+  const calls = HashMap.toEntries(fence.decided)
+  const inDoubt = calls.filter(([id, does]) => does.length > 0 && !finished.has(id))
+  return [
+    {
+      decided: HashMap.empty(),
+      ids: new Set([...fence.ids, ...calls.map(([id]) => id)]),
+      calls: new Set([...fence.calls, ...inDoubt.flatMap(([, does]) => does)]),
+      forgotten: fence.forgotten,
+      raised: fence.raised + 1
+    },
+    { decided: calls.length + fence.forgotten, inDoubt: inDoubt.length + fence.forgotten }
+  ]
+}
+
+/** Why a call may not run behind the fence, or null. `begun` is how often it had been raised when the call was asked for. */
+export const fencedBecause = (
+  fence: FenceState,
+  call: { readonly id: string; readonly does: string },
+  begun: number
+): string | null => {
+  const ran = "it may have run; check its effects instead of repeating it"
+  if (begun < fence.raised)
+    return `Holdfast: the app-server was lost while this call was being decided; ${ran}`
+  if (fence.ids.has(call.id) || fence.calls.has(call.does))
+    return `Holdfast: this call was decided before the app-server was lost, and ${ran}`
+  return fence.forgotten > 0 && fence.raised > 0
+    ? `Holdfast: more calls were decided before the app-server was lost than are remembered, and this may be one of them; ${ran}`
+    : null
 }
 
 /** A decision on a larger call is not kept for its approval, which is then decided anew. */
@@ -104,10 +202,22 @@ export interface RelayState {
   readonly refused: number
   /** Oldest first, at most `decisionsKept`. */
   readonly kept: ReadonlyArray<Kept>
+  readonly fence: FenceState
 }
 
 export type RelayEvent =
-  | { readonly _tag: "Decided"; readonly kept: Kept | null }
+  | {
+      readonly _tag: "Decided"
+      readonly kept: Kept | null
+      /** Null for an event that is no call about to run. `begun` is how often the fence had been raised by then. */
+      readonly call: (Remembered & { readonly begun: number }) | null
+    }
+  | {
+      readonly _tag: "Fence"
+      /** Digests of ids. */
+      readonly finished: ReadonlySet<string>
+      readonly reply: Deferred.Deferred<Fenced>
+    }
   | { readonly _tag: "Refused" }
   | { readonly _tag: "SessionAttached"; readonly sessionId: string }
   | {
@@ -124,6 +234,7 @@ export type RelayAction =
       readonly reply: Deferred.Deferred<Decision | null>
       readonly decision: Decision | null
     }
+  | { readonly _tag: "AnswerFence"; readonly reply: Deferred.Deferred<Fenced>; readonly fenced: Fenced }
   | { readonly _tag: "StartGrace"; readonly noted: Deferred.Deferred<void> }
   | { readonly _tag: "End" }
 
@@ -160,7 +271,8 @@ export const initialRelay = (sessionId: string | null): RelayState => ({
   sessionId,
   decided: 0,
   refused: 0,
-  kept: []
+  kept: [],
+  fence: noFence
 })
 
 export const nextRelay =
@@ -171,7 +283,14 @@ export const nextRelay =
         // After its run has ended a call is still decided, but no approval may use that up.
         const keeps = event.kept !== null && state.phase === "live"
         const kept = keeps ? [...state.kept, event.kept].slice(-decisionsKept) : state.kept
-        return [{ ...state, decided: state.decided + 1, kept }, []]
+        const fence =
+          event.call === null ? state.fence : rememberCall(state.fence, event.call, event.call.begun)
+        return [{ ...state, decided: state.decided + 1, kept, fence }, []]
+      }
+      case "Fence": {
+        const [fence, fenced] = raiseFence(state.fence, event.finished)
+        // No approval of the next generation is about a call of this one.
+        return [{ ...state, kept: [], fence }, [{ _tag: "AnswerFence", reply: event.reply, fenced }]]
       }
       case "Refused":
         return [{ ...state, refused: state.refused + 1 }, []]

@@ -1,10 +1,10 @@
 /** Report: how the operator's answers read in a terminal. Text only; `--json` prints the values themselves. */
 import type { AgentEvent } from "./AgentDriver.ts"
-import type { LeaseInfo } from "./AppServerLease.ts"
-import { describePoison } from "./AppServerProcess.ts"
+import { type AppServerFailure, describePoison, isRetryable, severity } from "./AppServerFailure.ts"
+import type { LeaseInfo, Retirement } from "./AppServerLease.ts"
 import type { AuditRow } from "./AuditLog.ts"
 import type { GatewayStatus } from "./Control.ts"
-import type { Check } from "./Doctor.ts"
+import { adoptedNote, type Check, circuitRemedy } from "./Doctor.ts"
 import type { RelayInfo } from "./RelayRegistry.ts"
 import { formatAge } from "./SupervisionTree.ts"
 
@@ -14,10 +14,10 @@ const controls = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u2
 
 export const printable = (text: string): string => text.replace(controls, "\u{fffd}")
 
-const oneLine = (text: string, width = 100): string => {
-  const line = printable(text).replace(/\s+/g, " ").trim()
-  return line.length > width ? `${line.slice(0, width - 1)}…` : line
-}
+const cut = (line: string, width: number): string =>
+  line.length > width ? `${line.slice(0, width - 1)}…` : line
+
+const oneLine = (text: string, width = 100): string => cut(printable(text).replace(/\s+/g, " ").trim(), width)
 
 /** Columns as wide as their widest cell; the last one is not padded. */
 export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
@@ -34,21 +34,80 @@ export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
     .join("\n")
 }
 
-const leaseLine = (lease: LeaseInfo): ReadonlyArray<string> => [
-  lease.state,
-  String(lease.generation),
-  String(lease.borrowers),
-  lease.pid === null ? "-" : String(lease.pid),
-  lease.version ?? "-",
-  lease.lastLost ? `generation ${lease.lastLost.generation}: ${describePoison(lease.lastLost.reason)}` : "-",
-  lease.key
-]
+const childOf = (lease: LeaseInfo): string =>
+  lease.origin === "adopted" ? "adopted" : lease.pid === null ? "-" : String(lease.pid)
 
-export const leases = (all: ReadonlyArray<LeaseInfo>): string =>
-  table([
-    ["STATE", "GENERATION", "BORROWERS", "PID", "CODEX", "LAST LOST", "CODEX_HOME"],
-    ...all.map(leaseLine)
-  ])
+const exitOf = ({ exit }: Retirement): string =>
+  exit === null
+    ? "its end is not confirmed yet"
+    : exit.signal !== null
+      ? `its process ended by ${exit.signal}`
+      : exit.code !== null
+        ? `its process ended with status ${exit.code}`
+        : "how its process ended is not known"
+
+/** The end of what a child wrote to stderr; the gateway's log has more. */
+const maxTailLines = 20
+const maxTailWidth = 200
+
+const stderrTail = (text: string): ReadonlyArray<string> => {
+  const lines = printable(text.replaceAll("\r\n", "\n")).trimEnd().split("\n")
+  return lines
+    .slice(-maxTailLines)
+    .flatMap((line) => (line === "" ? [] : [cut(line.trimEnd(), maxTailWidth)]))
+}
+
+const nextAttempt = (until: number, now: number): string =>
+  `the next attempt is at ${new Date(until).toISOString()}${until > now ? `, in ${formatAge(until - now)}` : ""}`
+
+const runWords = (run: { readonly runId: string; readonly spawnedBy: string | null }): string =>
+  run.spawnedBy === null ? run.runId : `${run.runId}, spawned by ${run.spawnedBy}`
+
+const leaseDetails = (lease: LeaseInfo, now: number): ReadonlyArray<string> => {
+  const { circuit, retired } = lease
+  return [
+    `${oneLine(lease.key)}  CODEX_HOME ${oneLine(lease.codexHome, 200)}`,
+    ...(lease.origin === "adopted" ? [`  note: ${adoptedNote}`] : []),
+    ...lease.borrowers.map((run) => `  borrowed by ${oneLine(runWords(run), 200)}`),
+    ...(retired === null
+      ? []
+      : [
+          `  generation ${retired.generation} was retired ${formatAge(Math.max(0, now - retired.at))} ago: ${oneLine(describePoison(retired.reason), 200)}; ${oneLine(exitOf(retired))}`,
+          ...stderrTail(retired.stderrTail).map((line) => `    ${line}`)
+        ]),
+    ...(circuit === null
+      ? []
+      : [
+          `  circuit open: ${oneLine(circuit.problem, 300)}; ${nextAttempt(circuit.until, now)}`,
+          `    -> ${circuitRemedy}`
+        ])
+  ]
+}
+
+export const leases = (all: ReadonlyArray<LeaseInfo>, now: number): string =>
+  all.length === 0
+    ? "no app-server was asked for yet"
+    : [
+        table([
+          ["STATE", "GENERATION", "PID", "CODEX", "BORROWERS", "WAITING", "FAULTS", "KEY"],
+          ...all.map((lease) => [
+            lease.state,
+            String(lease.generation),
+            childOf(lease),
+            oneLine(lease.version ?? "-", 20),
+            String(lease.borrowers.length),
+            String(lease.waiting),
+            String(lease.faults),
+            oneLine(lease.key)
+          ])
+        ]),
+        ...all.map((lease) => leaseDetails(lease, now).join("\n"))
+      ].join("\n\n")
+
+export const closedCircuits = (closed: number): string =>
+  closed === 0
+    ? "no circuit was open"
+    : `closed ${closed} open circuit${closed === 1 ? "" : "s"}; the next run tries at once`
 
 export const relays = (all: ReadonlyArray<RelayInfo>, now: number): string =>
   all.length === 0
@@ -63,11 +122,31 @@ export const relays = (all: ReadonlyArray<RelayInfo>, now: number): string =>
           String(relay.decided),
           String(relay.refused),
           oneLine(relay.sessionId ?? "-"),
-          relay.runId
+          oneLine(runWords(relay))
         ])
       ])
 
+const leaseRows = (lease: LeaseInfo, now: number): ReadonlyArray<ReadonlyArray<string>> => {
+  const child = lease.origin === "spawned" && lease.pid === null ? [] : [childOf(lease)]
+  const rows = [
+    [
+      "app-server",
+      [lease.state, `generation ${lease.generation}`, ...child, `${lease.borrowers.length} borrowed`].join(
+        ", "
+      )
+    ]
+  ]
+  if (lease.origin === "adopted") rows.push(["", adoptedNote])
+  if (lease.circuit !== null)
+    rows.push(
+      ["", `circuit open: ${oneLine(lease.circuit.problem, 300)}; ${nextAttempt(lease.circuit.until, now)}`],
+      ["", `-> ${circuitRemedy}`]
+    )
+  return rows
+}
+
 export const status = (gateway: GatewayStatus): string => {
+  const now = gateway.startedAt + gateway.upMs
   const swept = gateway.swept.map(
     ({ epoch, report }) =>
       `epoch ${epoch}: ${report.ended.length} ended${report.survivors.length > 0 ? `, ${report.survivors.length} would not go` : ""}`
@@ -81,7 +160,7 @@ export const status = (gateway: GatewayStatus): string => {
     ["policies", gateway.policies.length === 0 ? "none" : gateway.policies.join(", ")],
     ["hook client", gateway.hookClient],
     ["relays", String(gateway.relays)],
-    ...gateway.leases.map((lease) => ["app-server", `${lease.state}, ${lease.borrowers} borrowed`]),
+    ...gateway.leases.flatMap((lease) => leaseRows(lease, now)),
     ["state", gateway.state],
     ["runtime", gateway.runtime]
   ])
@@ -90,13 +169,26 @@ export const status = (gateway: GatewayStatus): string => {
 const verdictMark = { allow: "allow  ", deny: "DENY   ", rewrite: "REWRITE" } as const
 
 export const auditRow = (row: AuditRow): string =>
-  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${oneLine(row.tool ?? row.event, 40)}  ${oneLine(row.subject, 72)}  (${oneLine(row.policy, 40)}: ${oneLine(row.reason, 72)})`
+  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${oneLine(row.tool ?? row.event, 40)}  ${oneLine(row.subject, 72)}  (${oneLine(row.policy, 40)}: ${oneLine(row.reason, 72)})${row.spawnedBy === null ? "" : `  helper of ${oneLine(row.spawnedBy, 60)}`}`
 
-/** One line for one event of a run; null for what a reader need not see. */
+/** Which member of the algebra it is, whether it was this run's own, and whether trying again may help. */
+export const member = (failure: AppServerFailure): string =>
+  `[${failure._tag}, ${severity(failure)}${isRetryable(failure) ? ", retryable" : ""}]`
+
+/** Codex's own words follow where ours do not hold them. */
+const endedText = (status: string, problem: string | null, failure: AppServerFailure | null): string => {
+  const head = `turn ${oneLine(status, 40)}`
+  const said = problem ?? ""
+  if (failure === null) return said === "" ? head : `${head}: ${oneLine(said, 500)}`
+  const ours = failure._tag === "TurnFailed" ? failure.detail : failure.message
+  return `${head}: ${oneLine(ours, 500)} ${member(failure)}${ours.includes(said) ? "" : `\n  codex: ${oneLine(said, 300)}`}`
+}
+
+/** A few lines at most for one event of a run; null for what a reader need not see. */
 export const agentEvent = (event: AgentEvent): string | null => {
   switch (event._tag) {
     case "governed":
-      return `thread ${oneLine(event.threadId, 60)} is governed: ${event.hooks} hook${event.hooks === 1 ? "" : "s"} trusted and in force${event.model ? `, model ${oneLine(event.model, 60)}` : ""}`
+      return `run ${oneLine(event.runId, 60)}${event.spawnedBy === null ? "" : `, a helper of ${oneLine(event.spawnedBy, 60)},`} on thread ${oneLine(event.threadId, 60)} is governed: ${event.hooks} hook${event.hooks === 1 ? "" : "s"} trusted and in force${event.model ? `, model ${oneLine(event.model, 60)}` : ""}`
     case "verdict":
       return event.row.source === "incident"
         ? `INCIDENT  ${oneLine(event.row.reason)}`
@@ -116,8 +208,10 @@ export const agentEvent = (event: AgentEvent): string | null => {
       return event.status === "completed" || event.status === "blocked"
         ? null
         : `hook ${[event.event, event.callId, event.status].map((word) => oneLine(word, 60)).join(" ")}`
+    case "resumed":
+      return `the app-server was lost (generation ${event.lost.generation}: ${oneLine(describePoison(event.lost.reason), 200)}); the turn goes on at generation ${event.generation}${event.inDoubt === 0 ? "" : `, ${event.inDoubt} decided call${event.inDoubt === 1 ? "" : "s"} without a seen end will not be run again`}`
     case "ended":
-      return `turn ${oneLine(event.status, 40)}${event.problem ? `: ${oneLine(event.problem, 300)}` : ""}`
+      return endedText(event.status, event.problem, event.failure)
   }
 }
 
@@ -127,6 +221,6 @@ export const checks = (all: ReadonlyArray<Check>): string =>
   all
     .map(
       (check) =>
-        `${checkMark[check.status]}  ${check.what.padEnd(20)} ${check.detail}${check.remedy ? `\n      -> ${check.remedy}` : ""}`
+        `${checkMark[check.status]}  ${check.what.padEnd(20)} ${oneLine(check.detail, 1000)}${check.remedy ? `\n      -> ${check.remedy}` : ""}`
     )
     .join("\n")

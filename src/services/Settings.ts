@@ -7,6 +7,8 @@ import * as Hash from "effect/Hash"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
+import type { Intensity } from "./AppServerLease.ts"
+import { defaultRules } from "./DefaultRules.ts"
 import { Direction, HookEventName } from "./HookEvent.ts"
 import { ModulePolicy, PolicyConfig, Rule } from "./Policy.ts"
 
@@ -17,6 +19,16 @@ export const version = "0.1.0"
 export const sandboxModes = ["read-only", "workspace-write", "danger-full-access"] as const
 export const SandboxMode = Schema.Literals(sandboxModes)
 export type SandboxMode = typeof SandboxMode.Type
+
+/** A token must not cross a network in the clear, so plain `ws` is for this machine only. */
+export const AppServerAddress = Schema.String.check(
+  Schema.isPattern(/^(unix:\/.+|ws:\/\/(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(\/.*)?|wss:\/\/[^\s@]+)$/, {
+    expected: "unix:/PATH, ws:// of this machine, or wss://HOST"
+  })
+)
+
+/** Whoever starts the gateway may be anywhere. */
+const AbsolutePath = Schema.String.check(Schema.isPattern(/^\//, { expected: "an absolute path" }))
 
 const LogLevel = Schema.Literals(["debug", "info", "warn", "error"])
 
@@ -33,6 +45,14 @@ export const ConfigFile = Schema.Struct({
       passEnv: Schema.optionalKey(Schema.Array(Schema.NonEmptyString))
     })
   ),
+  appServer: Schema.optionalKey(
+    Schema.Struct({
+      /** An app-server that runs already, used instead of a child: `unix:/PATH`, `ws://LOOPBACK:PORT` or `wss://HOST`. */
+      connect: Schema.optionalKey(AppServerAddress),
+      /** A file with the bearer token of a `ws` or `wss` one; 0600, ours. */
+      tokenFile: Schema.optionalKey(AbsolutePath)
+    })
+  ),
   hook: Schema.optionalKey(
     Schema.Struct({
       /** Seconds the provider gives a hook; ours answers before. */
@@ -42,7 +62,13 @@ export const ConfigFile = Schema.Struct({
   ),
   turn: Schema.optionalKey(
     Schema.Struct({
-      timeoutSeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 604_800 })))
+      timeoutSeconds: Schema.optionalKey(
+        Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 604_800 }))
+      ),
+      /** How long Codex may try in vain to reach its provider before the turn fails. */
+      providerTimeoutSeconds: Schema.optionalKey(
+        Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 3_600 }))
+      )
     })
   ),
   policy: Schema.optionalKey(PolicyConfig),
@@ -58,9 +84,12 @@ export const environmentOf = {
   "codex.home": "HOLDFAST_CODEX_HOME",
   "codex.sandbox": "HOLDFAST_CODEX_SANDBOX",
   "codex.passEnv": "HOLDFAST_CODEX_PASS_ENV",
+  "appServer.connect": "HOLDFAST_APP_SERVER_CONNECT",
+  "appServer.tokenFile": "HOLDFAST_APP_SERVER_TOKEN_FILE",
   "hook.timeoutSeconds": "HOLDFAST_HOOK_TIMEOUT_SECONDS",
   "hook.client": "HOLDFAST_HOOK_CLIENT",
   "turn.timeoutSeconds": "HOLDFAST_TURN_TIMEOUT_SECONDS",
+  "turn.providerTimeoutSeconds": "HOLDFAST_TURN_PROVIDER_TIMEOUT_SECONDS",
   policy: "HOLDFAST_POLICY",
   directions: "HOLDFAST_DIRECTIONS",
   logLevel: "HOLDFAST_LOG_LEVEL"
@@ -147,51 +176,6 @@ export class SocketPathTooLong extends Schema.TaggedError<SocketPathTooLong>()("
   }
 }
 
-/** `name` as a word: after a path, a quote, `sudo`, `xargs` or `$(`, but not as part of another word. */
-const word = (name: string): string => String.raw`(?<![\w.-])${name}(?=["'\s\\])`
-
-/**
- * What follows up to the command's end. 512 characters: flags stand near their command, and a search that went further
- * from every `rm` of a long line would take quadratic time.
- */
-const onward = String.raw`(?:[^;&|\n\\]|\\[^]){0,512}?`
-
-/** An argument that starts like this somewhere in the command. */
-const having = (...starts: ReadonlyArray<string>): string =>
-  String.raw`(?=${onward}(?<=[\s"'])(?:${starts.join("|")}))`
-
-/** A short flag, alone or among others: -r, -vr. */
-const flag = (letters: string): string => String.raw`-[\w"'\\]{0,32}?[${letters}]`
-
-/** Commands that destroy what no sandbox brings back; in force when the config names no policy of its own. */
-export const defaultRules: ReadonlyArray<Rule> = [
-  {
-    id: "no-recursive-force-delete",
-    command: word("rm") + having(flag("rR"), "--r") + having(flag("f"), "--f"),
-    verdict: "deny",
-    reason: "recursive forced deletion"
-  },
-  {
-    id: "no-force-push",
-    command:
-      word("git") +
-      having(String.raw`push(?![\w-])`) +
-      having(flag("f"), "--force", "--mirror", String.raw`\+\w`),
-    verdict: "deny",
-    reason: "a forced push rewrites other people's history"
-  },
-  {
-    id: "no-raw-disk-write",
-    command: [
-      word(String.raw`mkfs(?:\.\w+)?`),
-      word("dd") + having(String.raw`of=["']?/dev/(?!null|zero|full|std|tty|fd/|shm/)`),
-      String.raw`>\s{0,8}["']?/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|mapper|dm-|loop)`
-    ].join("|"),
-    verdict: "deny",
-    reason: "writing to a raw device"
-  }
-]
-
 export interface SettingsShape {
   readonly paths: Paths
   /** The program's own environment; what reaches a child is chosen from it by name. */
@@ -218,13 +202,30 @@ export interface SettingsShape {
     /** Hook decisions kept for their approvals, which follow within milliseconds; far more than an agent calls at once. */
     readonly decisionsKept: number
   }
-  readonly turn: { readonly timeoutMs: number }
+  readonly turn: {
+    readonly timeoutMs: number
+    /** A provider that Codex keeps trying to reach for so long, without a word in between, fails the turn. */
+    readonly providerTimeoutMs: number
+    /** An interrupt takes 10 ms, measured; one that is not confirmed in this time is poison. */
+    readonly interruptTimeoutMs: number
+  }
+  readonly appServer: { readonly connect: string | null; readonly tokenFile: string | null }
   readonly lease: {
     readonly idleGraceMs: number
     readonly handshakeTimeoutMs: number
     readonly requestTimeoutMs: number
     /** A Codex that waits for its provider takes 5.0 s to leave after EOF, measured; killed after this. */
     readonly exitGraceMs: number
+    /** A poisoned child is told to leave at once, and killed after this. */
+    readonly poisonGraceMs: number
+    /** How often a child is asked for a sign of life when it has given none by itself. */
+    readonly probeIntervalMs: number
+    readonly probeTimeoutMs: number
+    /** Without an answer, a frame or CPU time of its own for so long, a child is dead; slow is not. */
+    readonly silentLimitMs: number
+    /** How often /proc is asked whether somebody stopped the child. */
+    readonly stateLookMs: number
+    readonly intensity: Intensity
   }
   readonly mark: { readonly killGraceMs: number; readonly sweepTimeoutMs: number }
   readonly policy: PolicyConfig
@@ -241,9 +242,12 @@ const environmentParsers: Record<keyof typeof environmentOf, (text: string) => u
   "codex.home": text,
   "codex.sandbox": text,
   "codex.passEnv": (text) => text.split(",").filter((name) => name !== ""),
+  "appServer.connect": text,
+  "appServer.tokenFile": text,
   "hook.timeoutSeconds": number,
   "hook.client": text,
   "turn.timeoutSeconds": number,
+  "turn.providerTimeoutSeconds": number,
   policy: json,
   directions: json,
   logLevel: text
@@ -322,6 +326,23 @@ const fromEnvironment = (
   return Result.succeed(merged)
 }
 
+/** A token that is sent nowhere is a mistake in the address. */
+const withUseForToken = (
+  env: Surroundings["env"],
+  paths: Paths,
+  config: ConfigFile
+): Result.Result<ConfigFile, ConfigError> =>
+  config.appServer?.tokenFile === undefined || config.appServer.connect?.startsWith("ws")
+    ? Result.succeed(config)
+    : Result.fail(
+        new ConfigError({
+          where: env[environmentOf["appServer.tokenFile"]]
+            ? environmentOf["appServer.tokenFile"]
+            : paths.config,
+          problem: "appServer.tokenFile: only an appServer.connect of ws:// or wss:// takes a token"
+        })
+      )
+
 /** Everything a program hands to its layers: the config file's text (null when there is none), the environment over it. */
 export const resolve = (
   surroundings: Surroundings,
@@ -337,7 +358,10 @@ export const resolve = (
       ? Result.succeed<ConfigFile>({})
       : Result.flatMap(parseJson(paths.config, configText), (value) => decode(paths.config, value))
   return Result.map(
-    Result.flatMap(file, (base) => fromEnvironment(surroundings.env, base)),
+    file.pipe(
+      Result.flatMap((base) => fromEnvironment(surroundings.env, base)),
+      Result.flatMap((config) => withUseForToken(surroundings.env, paths, config))
+    ),
     (config): SettingsShape => ({
       ...defaults(paths),
       environment: surroundings.env,
@@ -353,7 +377,15 @@ export const resolve = (
         timeoutMs: (config.hook?.timeoutSeconds ?? 30) * 1000,
         client: config.hook?.client ?? null
       },
-      turn: { timeoutMs: (config.turn?.timeoutSeconds ?? 3600) * 1000 },
+      appServer: {
+        connect: config.appServer?.connect ?? null,
+        tokenFile: config.appServer?.tokenFile ?? null
+      },
+      turn: {
+        ...defaults(paths).turn,
+        timeoutMs: (config.turn?.timeoutSeconds ?? 3600) * 1000,
+        providerTimeoutMs: (config.turn?.providerTimeoutSeconds ?? 60) * 1000
+      },
       policy: config.policy ?? { default: "allow", policies: defaultRules },
       directions: config.directions ?? {},
       logLevel: config.logLevel ?? "info"
@@ -373,8 +405,20 @@ const defaults = (paths: Paths): SettingsShape => ({
     maxBodyBytes: 5_000_000
   },
   relay: { ttlMs: 120_000, decisionsKept: 128 },
-  turn: { timeoutMs: 3_600_000 },
-  lease: { idleGraceMs: 30_000, handshakeTimeoutMs: 15_000, requestTimeoutMs: 60_000, exitGraceMs: 8_000 },
+  turn: { timeoutMs: 3_600_000, providerTimeoutMs: 60_000, interruptTimeoutMs: 10_000 },
+  appServer: { connect: null, tokenFile: null },
+  lease: {
+    idleGraceMs: 30_000,
+    handshakeTimeoutMs: 15_000,
+    requestTimeoutMs: 60_000,
+    exitGraceMs: 8_000,
+    poisonGraceMs: 500,
+    probeIntervalMs: 10_000,
+    probeTimeoutMs: 10_000,
+    silentLimitMs: 30_000,
+    stateLookMs: 250,
+    intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
+  },
   mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
   policy: { default: "allow", policies: defaultRules },
   directions: {},

@@ -1,65 +1,125 @@
-/** AppServerProcess, fake: logs `start n` and `stop n`; levers let a start wait, fail, or the child die. */
+/**
+ * AppServerProcess, fake: logs `start n`, `stop n`, `gone n`, `swept n`; levers let a start, an exit or a sweep wait, a start
+ * fail, an exit stay unconfirmed, and a child be lost. A child is `gone` before what it left behind is swept, as in life.
+ */
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import {
-  type AppServerConnection,
   AppServerLost,
+  AppServerUnavailable,
+  type BorrowerShed,
+  type PoisonReason
+} from "../../src/services/AppServerFailure.ts"
+import {
+  type AppServerConnection,
   AppServerProcess,
-  AppServerUnavailable
+  type Gone,
+  type Incoming
 } from "../../src/services/AppServerProcess.ts"
 
 export const unavailable = new AppServerUnavailable({ stage: "spawn", problem: "it is a test." })
+
+const killed: PoisonReason = { _tag: "signalled", signal: "SIGKILL" }
+
+export const lostOf = (generation: number, reason: PoisonReason = killed): AppServerLost =>
+  new AppServerLost({ generation, reason, stderrTail: "last words" })
+
+type Gate = Deferred.Deferred<void> | null
 
 export class FakeAppServer extends Context.Service<
   FakeAppServer,
   {
     readonly log: Array<string>
     /** Starts from now on wait for this, or start at once again. */
-    readonly startsWaitFor: (gate: Deferred.Deferred<void> | null) => void
+    readonly startsWaitFor: (gate: Gate) => void
+    /** Exits from now on wait for this after the child was told to stop. */
+    readonly exitsWaitFor: (gate: Gate) => void
+    /** What a child left behind is swept only then. */
+    readonly sweepsWaitFor: (gate: Gate) => void
     readonly startsFail: (fail: boolean) => void
     /** Starts from now on break with a defect, or not any more. */
     readonly startsBreak: (breaks: boolean) => void
-    readonly dies: (generation: number) => Effect.Effect<void>
+    /** How children end from now on. */
+    readonly exitsAs: (gone: Gone) => void
+    /** The child of the generation is lost; killed unless another reason is given. */
+    readonly dies: (generation: number, reason?: PoisonReason) => Effect.Effect<void>
   }
 >()("test/FakeAppServer") {}
 
-const connection = (generation: number, death: Deferred.Deferred<AppServerLost>): AppServerConnection => ({
-  generation,
-  pid: 1000 + generation,
-  version: "0.169.0",
-  request: () => Effect.die("the fake answers nothing"),
-  thread: () => Effect.orDie(Queue.bounded(1)),
-  lost: Deferred.await(death)
-})
+/** Children whose acquisition is in the log and whose end is not. */
+export const living = (log: ReadonlyArray<string>): ReadonlyArray<string> =>
+  log.filter((line) => line.startsWith("start ") && !log.includes(line.replace("start", "gone")))
+
+const awaited = (gate: Gate): Effect.Effect<void> => (gate ? Deferred.await(gate) : Effect.void)
 
 export const layerFake = Layer.effectContext(
   Effect.sync(() => {
     const log: Array<string> = []
-    const deaths = new Map<number, Deferred.Deferred<AppServerLost>>()
-    let gate: Deferred.Deferred<void> | null = null
+    const children = new Map<
+      number,
+      {
+        readonly lost: Deferred.Deferred<AppServerLost>
+        readonly routes: Set<Queue.Queue<Incoming, AppServerLost | BorrowerShed>>
+      }
+    >()
+    let startGate: Gate = null
+    let exitGate: Gate = null
+    let sweepGate: Gate = null
     let fail = false
     let breaks = false
+    let end: Gone = { confirmed: true, code: 0, signal: null }
     const start = (generation: number) =>
       Effect.gen(function* () {
+        const lost = yield* Deferred.make<AppServerLost>()
+        const gone = yield* Deferred.make<Gone>()
         yield* Effect.acquireRelease(
           Effect.sync(() => log.push(`start ${generation}`)),
-          () => Effect.sync(() => log.push(`stop ${generation}`))
+          () =>
+            Effect.gen(function* () {
+              log.push(`stop ${generation}`)
+              yield* awaited(exitGate)
+              log.push(`gone ${generation}`)
+              yield* Deferred.succeed(lost, lostOf(generation, { _tag: "stdio-closed" }))
+              yield* Deferred.succeed(gone, end)
+              yield* awaited(sweepGate)
+              log.push(`swept ${generation}`)
+            })
         )
-        if (gate) yield* Deferred.await(gate)
+        yield* awaited(startGate)
         if (fail) return yield* unavailable
         if (breaks) return yield* Effect.die(new Error("a bug of ours"))
-        const death = yield* Deferred.make<AppServerLost>()
-        deaths.set(generation, death)
-        return connection(generation, death)
+        const routes = new Set<Queue.Queue<Incoming, AppServerLost | BorrowerShed>>()
+        children.set(generation, { lost, routes })
+        return {
+          generation,
+          origin: "spawned",
+          pid: 1000 + generation,
+          version: "0.169.0",
+          request: () => Effect.die("the fake answers nothing"),
+          thread: () =>
+            Effect.tap(Queue.bounded<Incoming, AppServerLost | BorrowerShed>(1), (route) =>
+              Effect.sync(() => routes.add(route))
+            ),
+          retire: (reason) => Effect.asVoid(Deferred.succeed(lost, lostOf(generation, reason))),
+          lost: Deferred.await(lost),
+          gone: Deferred.await(gone)
+        } satisfies AppServerConnection
       })
     return Context.make(AppServerProcess, { start }).pipe(
       Context.add(FakeAppServer, {
         log,
-        startsWaitFor: (next) => {
-          gate = next
+        startsWaitFor: (gate) => {
+          startGate = gate
+        },
+        exitsWaitFor: (gate) => {
+          exitGate = gate
+        },
+        sweepsWaitFor: (gate) => {
+          sweepGate = gate
         },
         startsFail: (next) => {
           fail = next
@@ -67,17 +127,17 @@ export const layerFake = Layer.effectContext(
         startsBreak: (next) => {
           breaks = next
         },
-        dies: (generation) =>
-          Effect.asVoid(
-            Deferred.succeed(
-              deaths.get(generation)!,
-              new AppServerLost({
-                generation,
-                reason: { _tag: "exited", code: null, signal: "SIGKILL" },
-                stderrTail: "last words"
-              })
-            )
-          )
+        exitsAs: (gone) => {
+          end = gone
+        },
+        dies: (generation, reason) =>
+          Effect.sync(() => {
+            const { lost, routes } = children.get(generation)!
+            const error = lostOf(generation, reason)
+            // As in life: who reads a thread's messages hears of it before the lease does.
+            for (const route of routes) Queue.failCauseUnsafe(route, Cause.fail(error))
+            Deferred.doneUnsafe(lost, Effect.succeed(error))
+          })
       })
     )
   })

@@ -10,6 +10,7 @@ export const entry: AuditEntry = {
   event: "pre_tool_use",
   sessionId: "thread-1",
   agentId: null,
+  spawnedBy: null,
   callId: "call-1",
   tool: "Bash",
   subject: "ls",

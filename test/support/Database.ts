@@ -6,7 +6,13 @@ import * as SqlClient from "effect/sql/SqlClient"
 import { connect, migrate } from "../../src/layers/internal/nodeSqlite.ts"
 import { migrations } from "../../src/services/Database.ts"
 
+/** The same before its first migration. */
+export const layerEmpty = Layer.effect(SqlClient.SqlClient, connect(":memory:")).pipe(
+  Layer.provide(Reactivity.layer),
+  Layer.orDie
+)
+
 export const layerMemory = Layer.effect(
   SqlClient.SqlClient,
-  Effect.tap(connect(":memory:"), (sql) => Effect.orDie(migrate(sql, migrations)))
-).pipe(Layer.provide(Reactivity.layer), Layer.orDie)
+  Effect.tap(SqlClient.SqlClient, (sql) => Effect.orDie(migrate(sql, migrations)))
+).pipe(Layer.provide(Layer.fresh(layerEmpty)))

@@ -1,7 +1,11 @@
-/** A live epoch without a ledger: its record is fixed, nothing was found at its start, and its own sweep finds nothing. */
+/**
+ * A live epoch without a ledger: its record is fixed, nothing was found at its start, and its own sweep finds nothing.
+ * It has no mark for anybody else unless a test gives it one.
+ */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Epoch, type EpochRecord } from "../../src/services/Epoch.ts"
+import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { range } from "./InstanceMark.ts"
 import { identity } from "./ProcessIdentity.ts"
 
@@ -13,10 +17,11 @@ export const record = (over: Partial<EpochRecord> = {}): EpochRecord => ({
   ...over
 })
 
-export const layer = (over: Partial<EpochRecord> = {}): Layer.Layer<Epoch> =>
+export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null = null): Layer.Layer<Epoch> =>
   Layer.succeed(Epoch, {
     current: record(over),
     unmarked: null,
+    claimMark: Effect.succeed(claim),
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
   })

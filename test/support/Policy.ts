@@ -15,6 +15,7 @@ const about = (call: ToolCall | null): HookEvent => ({
   callId: { _tag: "native", id: "call-1" },
   sessionId: "thread-1",
   agentId: null,
+  spawnedBy: null,
   turnId: "turn-1",
   cwd: "/repo",
   call,

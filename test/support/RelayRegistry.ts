@@ -54,6 +54,7 @@ export const layerFake = Layer.effectContext(
           generation,
           provider: "codex",
           runId: `run of ${relayId}`,
+          spawnedBy: null,
           sessionId: null,
           state: "live",
           events,

@@ -170,6 +170,9 @@ export const turn = Effect.fnUntraced(function* (
     readonly model?: string
     readonly thread?: ThreadChoice
     readonly cwd?: string
+    readonly spawnedBy?: string
+    readonly onLost?: "fail" | "resume"
+    readonly startTimeoutMs?: number
     readonly onEvent?: (event: AgentEvent) => Effect.Effect<unknown>
   }
 ) {
@@ -179,7 +182,10 @@ export const turn = Effect.fnUntraced(function* (
       prompt: options.prompt,
       cwd: options.cwd ?? place.workspace,
       overrides: [`model="${options.model ?? directModel}"`, ...overridesFor(options.provider)],
-      thread: options.thread ?? { _tag: "start" }
+      thread: options.thread ?? { _tag: "start" },
+      spawnedBy: options.spawnedBy ?? null,
+      onLost: options.onLost ?? "fail",
+      startTimeoutMs: options.startTimeoutMs ?? null
     })
     .pipe(Stream.tap(options.onEvent ?? (() => Effect.void)), Stream.runCollect)
 })

@@ -1,13 +1,21 @@
 /**
  * One turn on a governed thread: approvals answered, messages turned into events, and at its end, however it comes, nothing
- * left: not the turn, not its sub-agents', not a command in the background of any of their threads.
+ * left: not the turn, not its sub-agents', not a command in the background of any of their threads. A provider that does
+ * not come back ends the turn; it never hangs.
  */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import { type AgentEvent, HookIncident, maxShownOutput } from "../../services/AgentDriver.ts"
-import { type AppServerConnection, type Incoming } from "../../services/AppServerProcess.ts"
+import {
+  type AppServerFailure,
+  failureOfTurn,
+  ProviderUnavailable,
+  TurnCancelled
+} from "../../services/AppServerFailure.ts"
+import type { AppServerConnection, Incoming } from "../../services/AppServerProcess.ts"
 import {
   ErrorNotification,
   HookCompleted,
@@ -19,15 +27,19 @@ import {
 import { approvalAnswer, approvalOf } from "../../services/CodexGovernance.ts"
 import type { Relay } from "../../services/RelayRegistry.ts"
 import { redact } from "../../services/Redaction.ts"
+import type { SettingsShape } from "../../services/Settings.ts"
+import { cleanThread, cleanupTimeoutMs, interruptTurn } from "./codexStop.ts"
 
 /** Items in progress that are remembered for their approvals; more at once is not a turn any more. */
 const maxItems = 1024
 /** Sub-agents of one turn that are followed; Codex itself allows far fewer at once. */
 const maxAgents = 256
-/** Each small question beside a turn gets this long; Codex answers them in about 10 ms. */
-export const cleanupTimeoutMs = 5000
-/** All of them after a turn, however many agents it had: an app-server that answers nothing holds a shutdown no longer. */
+/** The background of all threads after a turn: an app-server that answers nothing holds a shutdown no longer. */
 const cleanupBudgetMs = 8000
+/** Ends of calls that are remembered for a loss; one past it counts as not seen, which repeats nothing. */
+const maxFinished = 4096
+/** What Codex says of a failed turn is a sentence; a provider could put a page into it. */
+const maxProblemLength = 500
 
 const decodeItem = Schema.decodeUnknownOption(ItemEvent)
 const decodeHook = Schema.decodeUnknownOption(HookCompleted)
@@ -61,6 +73,56 @@ const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null => {
   }
 }
 
+/** What was seen of a turn, for whoever goes on with it after a loss. */
+export interface Seen {
+  /** Every thread of the run and the turn that runs on it: the root's, and its sub-agents' as they show. */
+  readonly turns: Map<string, string | null>
+  /** Anything but the person's own message. */
+  anything: boolean
+  /** Calls whose end was reported. */
+  readonly finished: Set<string>
+}
+
+export const nothingSeen = (threadId?: string): Seen => ({
+  turns: new Map(threadId === undefined ? [] : [[threadId, null]]),
+  anything: false,
+  finished: new Set()
+})
+
+export interface TurnEnd {
+  readonly status: string
+  readonly problem: string | null
+  readonly failure: AppServerFailure | null
+}
+
+const endOf = ({ status, error }: (typeof TurnChanged.Type)["turn"]): TurnEnd => {
+  const problem = error ? redact(error.message).slice(0, maxProblemLength) : null
+  if (status === "completed") return { status, problem, failure: null }
+  return {
+    status,
+    problem,
+    failure:
+      status === "interrupted"
+        ? new TurnCancelled({})
+        : failureOfTurn(error?.codexErrorInfo, problem ?? `it ended as ${status.slice(0, 40)}`)
+  }
+}
+
+/** Codex says that it goes on trying; these words are of a connection that nobody accepted, measured on 0.169.0. */
+const saysUnreachable = /connection failed|waiting for network/i
+
+const retriedProblem = ({ error }: typeof ErrorNotification.Type): ProviderUnavailable["problem"] =>
+  saysUnreachable.test(`${error.message} ${error.additionalDetails ?? ""}`) ? "unreachable" : "silent"
+
+const stalledEnd = (failure: ProviderUnavailable): TurnEnd => ({
+  status: "failed",
+  problem: failure.message,
+  failure
+})
+
+/** Signs that the model or its tools got on, as opposed to the turn's own administration. */
+const isProgress = (method: string): boolean => /^(item|hook|thread\/tokenUsage)\//.test(method)
+
 export const runTurn = Effect.fnUntraced(function* (options: {
   readonly server: AppServerConnection
   readonly relay: Relay
@@ -69,12 +131,19 @@ export const runTurn = Effect.fnUntraced(function* (options: {
   readonly emit: (event: AgentEvent) => Effect.Effect<unknown>
   /** Threads that belong to a run; the sub-agents' join while the turn lasts. */
   readonly inUse: Set<string>
+  readonly seen: Seen
+  readonly limits: Pick<SettingsShape["turn"], "providerTimeoutMs" | "interruptTimeoutMs">
+  /** Ends what commands of these threads left running where Codex does not know it. */
+  readonly endProcesses: (threads: ReadonlyArray<string>) => Effect.Effect<void>
 }) {
-  const { server, relay, threadId, emit, inUse } = options
+  const { server, relay, threadId, emit, inUse, seen, limits, endProcesses } = options
+  const { turns } = seen
   const incoming = yield* server.thread(threadId)
   const items = new Map<string, ItemEvent>()
-  /** Every thread of this run and the turn that runs on it: the root's, and its sub-agents' as they show. */
-  const turns = new Map<string, string | null>([[threadId, null]])
+  /** A turn that came to its own end may leave a server running that it was asked to start; an interrupted one nothing. */
+  let cameToItsEnd = false
+  /** Since when the provider is only tried again, and what ends the turn if it stays so. */
+  let stall: { readonly until: number; readonly failure: ProviderUnavailable } | null = null
 
   const track = (method: string, params: unknown): void => {
     const { child } = threadsOf(params)
@@ -89,15 +158,39 @@ export const runTurn = Effect.fnUntraced(function* (options: {
     else if (turns.get(changed.threadId) === changed.turn.id) turns.set(changed.threadId, null)
   }
 
-  const ask = (method: string, params: unknown) =>
-    Effect.ignore(server.request(method, params, Schema.Unknown, cleanupTimeoutMs))
+  const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos / 1_000_000n))
 
-  /** What runs on a thread, and what it left in the background. */
-  const endThread = ([id, turnId]: readonly [string, string | null]) =>
-    Effect.andThen(
-      turnId === null ? Effect.void : ask("turn/interrupt", { threadId: id, turnId }),
-      ask("thread/backgroundTerminals/clean", { threadId: id })
-    )
+  const refuseLate = (message: Incoming): Effect.Effect<void> => {
+    track(message.method, message.params)
+    return message._tag === "request" ? Effect.ignore(message.refuse) : Effect.void
+  }
+
+  /** Reads on while a turn is being interrupted; completes with its end, or with the loss of what it ran on. */
+  const endSeen = (id: string, turnId: string): Effect.Effect<void> =>
+    Effect.gen(function* () {
+      while (turns.get(id) === turnId) yield* refuseLate(yield* Queue.take(incoming))
+    }).pipe(Effect.catch((error) => (error._tag === "AppServerLost" ? Effect.void : Effect.never)))
+
+  const interruptAll = Effect.gen(function* () {
+    // The root first, so that it starts no further agent. After one that was not confirmed nothing answers any more.
+    for (const [id, turnId] of turns)
+      if (turnId !== null) {
+        const turn = { threadId: id, turnId }
+        if (!(yield* interruptTurn(server, turn, limits.interruptTimeoutMs, endSeen(id, turnId))))
+          return false
+      }
+    return true
+  })
+
+  const cleanAll = Effect.gen(function* () {
+    for (const id of turns.keys()) yield* cleanThread(server, id)
+    if (!cameToItsEnd && server.origin === "spawned") yield* endProcesses([...turns.keys()])
+    for (const id of turns.keys())
+      if (id !== threadId)
+        yield* Effect.ignore(
+          server.request("thread/unsubscribe", { threadId: id }, Schema.Unknown, cleanupTimeoutMs)
+        )
+  })
 
   const remember = (entry: ItemEvent): void => {
     if (items.size >= maxItems) items.delete(items.keys().next().value!)
@@ -120,11 +213,13 @@ export const runTurn = Effect.fnUntraced(function* (options: {
     if (method === "item/started" || method === "item/completed") {
       const entry = Option.getOrNull(decodeItem(params))
       if (entry === null) return null
+      if (entry.item.type !== "userMessage") seen.anything = true
       if (method === "item/started") {
         remember(entry)
         return null
       }
       items.delete(entry.item.id)
+      if (seen.finished.size < maxFinished) seen.finished.add(entry.item.id)
       const event = eventOfItem(entry)
       if (event) yield* emit(event)
       return null
@@ -142,12 +237,30 @@ export const runTurn = Effect.fnUntraced(function* (options: {
     }
     if (method === "error") {
       const error = Option.getOrNull(decodeError(params))
-      if (error) yield* emit({ _tag: "notice", text: redact(error.error.message) })
+      if (error === null) return null
+      yield* emit({ _tag: "notice", text: redact(error.error.message).slice(0, maxProblemLength) })
+      if (error.threadId === threadId && error.willRetry && stall === null)
+        stall = {
+          until: (yield* now) + limits.providerTimeoutMs,
+          failure: new ProviderUnavailable({ problem: retriedProblem(error), httpStatus: null })
+        }
       return null
     }
     if (method !== "turn/completed") return null
     const completed = Option.getOrNull(decodeTurn(params))
-    return completed?.threadId === threadId && completed.turn.id === turnId ? completed.turn : null
+    return completed?.threadId === threadId && completed.turn.id === turnId ? endOf(completed.turn) : null
+  })
+
+  /** The next message; null when the provider has been tried for long enough. */
+  const next = Effect.suspend(() => {
+    if (stall === null) return Queue.take(incoming)
+    const { until } = stall
+    return Effect.flatMap(now, (at) =>
+      Effect.timeoutOrElse(Queue.take(incoming), {
+        duration: Math.max(0, until - at),
+        orElse: () => Effect.succeed(null)
+      })
+    )
   })
 
   const letGo = Effect.sync(() => {
@@ -156,11 +269,9 @@ export const runTurn = Effect.fnUntraced(function* (options: {
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
       const unread = yield* Effect.orElseSucceed(Queue.clear(incoming), () => [])
-      for (const { method, params } of unread) track(method, params)
-      // The root first, so that it starts no further agent.
-      yield* Effect.forEach([...turns], endThread, { discard: true })
-      for (const id of turns.keys()) if (id !== threadId) yield* ask("thread/unsubscribe", { threadId: id })
-    }).pipe(Effect.timeoutOption(cleanupBudgetMs), Effect.ensuring(letGo))
+      yield* Effect.forEach(unread, refuseLate, { discard: true })
+      if (yield* interruptAll) yield* Effect.timeoutOption(cleanAll, cleanupBudgetMs)
+    }).pipe(Effect.ensuring(letGo))
   )
   const started = yield* Effect.uninterruptible(
     Effect.tap(
@@ -173,12 +284,19 @@ export const runTurn = Effect.fnUntraced(function* (options: {
     )
   )
   while (true) {
-    const message = yield* Queue.take(incoming)
+    const message = yield* next
+    // The turn itself is interrupted as this scope closes.
+    if (message === null) return stalledEnd(stall!.failure)
     track(message.method, message.params)
+    if (stall !== null && isProgress(message.method) && threadsOf(message.params).threadId === threadId)
+      stall = null
     if (message._tag === "request") yield* Effect.forkScoped(Effect.ignore(answer(message)))
     else {
       const ended = yield* onNotification(message.method, message.params, started.turn.id)
-      if (ended) return ended
+      if (ended) {
+        cameToItsEnd = ended.status === "completed"
+        return ended
+      }
     }
   }
 })

@@ -80,6 +80,65 @@ export const ancestorsOf = (pid: number): ReadonlyArray<number> => {
   return found
 }
 
+export interface Vitals {
+  /** One letter of proc_pid_stat(5); `T` is stopped by a signal, and not by a debugger. */
+  readonly state: string
+  readonly session: number
+  /** What it and its threads have used, in the kernel and outside. */
+  readonly cpuTimeMs: number
+}
+
+/** Field 14 and 15 of /proc/PID/stat count in USER_HZ, which is 100 on every architecture that Node runs on. */
+const tickMs = 10
+
+/** Null when there is no such process, or no /proc. */
+export const vitals = (pid: number): Vitals | null => {
+  const text = read(`/proc/${pid}/stat`)
+  if (typeof text !== "string") return null
+  // Counted from the last parenthesis, as parseStat does: state is field 3.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ")
+  const [state, session, user, system] = [fields[0], fields[3], fields[11], fields[12]]
+  if (state === undefined || system === undefined) return null
+  return { state, session: Number(session), cpuTimeMs: (Number(user) + Number(system)) * tickMs }
+}
+
+/** A process as it was seen: its number alone may belong to another one later. */
+export interface Seen {
+  readonly pid: number
+  readonly startToken: string
+}
+
+/** Whoever descends from a process now, or is in the session that it leads; without the process itself. */
+export const kinOf = (leader: number): ReadonlyArray<Seen> => {
+  const children = new Map<number, Array<number>>()
+  const seen = new Map<number, Seen>()
+  const kin = new Map<number, Seen>()
+  for (const pid of pids() ?? []) {
+    const now = sight(pid)
+    if (now._tag !== "Running") continue
+    const one = { pid, startToken: now.startToken }
+    seen.set(pid, one)
+    const siblings = children.get(now.parent)
+    if (siblings === undefined) children.set(now.parent, [pid])
+    else siblings.push(pid)
+    if (pid !== leader && vitals(pid)?.session === leader) kin.set(pid, one)
+  }
+  const rest = [leader, ...kin.keys()]
+  for (let parent = rest.pop(); parent !== undefined; parent = rest.pop())
+    for (const pid of children.get(parent) ?? [])
+      if (pid !== leader && !kin.has(pid)) {
+        kin.set(pid, seen.get(pid)!)
+        rest.push(pid)
+      }
+  return [...kin.values()]
+}
+
+/** Whether it is still the process that was seen. */
+export const isStill = ({ pid, startToken }: Seen): boolean => {
+  const now = sight(pid)
+  return now._tag === "Running" && now.startToken === startToken
+}
+
 export const signal = (pid: number, name: NodeJS.Signals | 0): "sent" | "gone" | "refused" => {
   if (!isPid(pid)) return "gone"
   try {

@@ -15,8 +15,8 @@ import * as Doctor from "../../layers/Doctor.ts"
 import * as HookClients from "../../layers/HookClients.ts"
 import * as InstanceMark from "../../layers/InstanceMark.ts"
 import * as ProcessIdentity from "../../layers/ProcessIdentity.ts"
-import type { AgentEvent, AgentRunError } from "../../services/AgentDriver.ts"
-import { type Check, failed, passed, trialCheck, warned } from "../../services/Doctor.ts"
+import type { AgentEvent, AgentRunError, RunRequest } from "../../services/AgentDriver.ts"
+import { type Check, failed, leaseChecks, passed, trialCheck, warned } from "../../services/Doctor.ts"
 import type { Identity } from "../../services/ProcessIdentity.ts"
 import { ExitWith } from "./terminal.ts"
 import { logging, settingsLayer } from "./surroundings.ts"
@@ -108,6 +108,9 @@ export const runCodex = Effect.fnUntraced(function* <R>(
     readonly config: ReadonlyArray<string>
     readonly resume: string
     readonly fork: string
+    readonly parent: string | null
+    readonly onLost: RunRequest["onLost"]
+    readonly startTimeoutMs: number | null
     readonly prompt: string
   },
   show: (
@@ -125,7 +128,10 @@ export const runCodex = Effect.fnUntraced(function* <R>(
         ? { _tag: "resume", threadId: options.resume }
         : options.fork
           ? { _tag: "fork", threadId: options.fork }
-          : { _tag: "start" }
+          : { _tag: "start" },
+      spawnedBy: options.parent,
+      onLost: options.onLost,
+      startTimeoutMs: options.startTimeoutMs
     })
     .pipe(
       Stream.tap((event) =>
@@ -146,8 +152,9 @@ const clientsCheck = Effect.gen(function* () {
   Effect.catch((error) => Effect.succeed(failed("hook client", error.message, null)))
 )
 
-const roundTrip = Effect.gen(function* () {
+const askGateway = Effect.gen(function* () {
   const client = yield* ControlClient.ControlClient
+  const { leases } = yield* answered(client.Status())
   const doctor = yield* Doctor.Doctor
   const checks = yield* client
     .OpenRelay({ provider: "codex", sessionId: "doctor", events: ["pre_tool_use"] })
@@ -158,14 +165,14 @@ const roundTrip = Effect.gen(function* () {
       ),
       Stream.runCollect
     )
-  return checks
+  return [...checks, ...leaseChecks(leases)]
 })
 
 const gatewayChecks: Effect.Effect<
   ReadonlyArray<Check>,
   never,
   Doctor.Doctor | Layer.Success<typeof gateway>
-> = oneGateway(roundTrip).pipe(
+> = oneGateway(askGateway).pipe(
   Effect.map((checks) => [passed("gateway", "answers"), ...checks]),
   Effect.catch((error) =>
     Effect.succeed([

@@ -6,6 +6,9 @@ import * as Predicate from "effect/Predicate"
 import type * as Runtime from "effect/Runtime"
 import * as CliError from "effect/cli/CliError"
 import * as CliOutput from "effect/cli/CliOutput"
+import { RunFailed } from "../../services/AgentDriver.ts"
+import type { AppServerFailure } from "../../services/AppServerFailure.ts"
+import { member } from "../../services/Report.ts"
 import { problemOf } from "./surroundings.ts"
 
 /** The design's exit codes; a signal's is 128 and its number. */
@@ -44,14 +47,29 @@ export const presenter: CliOutput.Presenter = {
       : CliOutput.defaultPresenter.present(event)
 }
 
+const codes: ReadonlyMap<unknown, number> = new Map([
+  ["ConfigKeyRefused", exitCodes.usage],
+  ["NoGateway", exitCodes.noGateway],
+  ["ParentNotFound", exitCodes.notFound],
+  ["ThreadNotFound", exitCodes.notFound],
+  ["GatewayUnresponsive", exitCodes.timedOut],
+  ["LeaseTimeout", exitCodes.timedOut],
+  ["StopTimeout", exitCodes.timedOut],
+  ["TurnTimeout", exitCodes.timedOut]
+])
+
+/** A run that failed below is known by the app-server's failure, where it is one. */
+const failureOf = (error: unknown): AppServerFailure | null =>
+  error instanceof RunFailed ? error.failure : null
+
+const tagOf = (error: unknown): unknown =>
+  failureOf(error)?._tag ?? (Object(error) as { readonly _tag?: unknown })._tag
+
 const codeOf = (error: unknown): number => {
   if (CliError.isCliError(error))
     return error._tag === "ShowHelp" && error.errors.length === 0 ? exitCodes.done : exitCodes.usage
   if (Predicate.isTagged(error, "ExitWith")) return (error as unknown as ExitWith).code
-  if (Predicate.isTagged(error, "NoGateway")) return exitCodes.noGateway
-  if (Predicate.isTagged(error, "StopTimeout") || Predicate.isTagged(error, "GatewayUnresponsive"))
-    return exitCodes.timedOut
-  return Predicate.isTagged(error, "ConfigKeyRefused") ? exitCodes.usage : exitCodes.failed
+  return codes.get(tagOf(error)) ?? exitCodes.failed
 }
 
 /** An outcome that was already printed and only needs its code. */
@@ -67,6 +85,8 @@ export const teardown: Runtime.Teardown = (exit, onExit) => {
   if (Exit.isSuccess(exit)) return onExit(exitCodes.done)
   if (Cause.hasInterruptsOnly(exit.cause)) return onExit(exitCodes.interrupted)
   const error = Cause.squash(exit.cause)
-  if (!CliError.isCliError(error) && !Predicate.isTagged(error, "ExitWith")) complain(problemOf(exit))
+  const failure = failureOf(error)
+  if (!CliError.isCliError(error) && !Predicate.isTagged(error, "ExitWith"))
+    complain(`${problemOf(exit)}${failure === null ? "" : ` ${member(failure)}`}`)
   onExit(codeOf(error))
 }

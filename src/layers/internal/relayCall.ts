@@ -1,0 +1,80 @@
+/**
+ * What a relay keeps and writes of one call: what it may still answer an approval with, the digests that a fence knows it
+ * by, and the line an operator reads.
+ */
+import * as crypto from "node:crypto"
+import {
+  defaultDirection,
+  type DirectionOverrides,
+  directionFor,
+  type HookEvent,
+  type ToolCall
+} from "../../services/HookEvent.ts"
+import type { Decision } from "../../services/Policy.ts"
+import {
+  fencedBecause,
+  type FenceState,
+  type Kept,
+  maxKeptTextLength,
+  type Remembered,
+  textOf
+} from "../../services/RelayRegistry.ts"
+
+/** What the call is finally allowed to do. */
+const grantedText = (call: ToolCall, { verdict }: Decision): string => {
+  if (verdict._tag !== "rewrite") return textOf(call)
+  const command = (verdict.input as { readonly command?: unknown } | null)?.command
+  return typeof command === "string" ? command : textOf({ ...call, input: verdict.input })
+}
+
+export const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
+  if (event.call === null) return null
+  const text = grantedText(event.call, decision)
+  if (text.length > maxKeptTextLength) return null
+  return {
+    callId: event.callId._tag === "native" ? event.callId.id : null,
+    tool: event.call.tool,
+    text,
+    decision
+  }
+}
+
+export const digestOf = (text: string): string => crypto.hash("sha256", text, "base64url")
+
+const doesOf = (event: HookEvent, call: ToolCall, text: string): string =>
+  digestOf(`${call.tool}\0${event.cwd ?? ""}\0${text}`)
+
+/** What a fence remembers of a call that is about to run. */
+export const rememberedOf = (event: HookEvent, decision: Decision): Remembered | null => {
+  if (event.call === null || defaultDirection(event.event) === "open") return null
+  const { call } = event
+  const id = digestOf(event.callId.id)
+  if (decision.verdict._tag === "deny") return { id, does: [] }
+  const asked = doesOf(event, call, textOf(call))
+  return decision.verdict._tag === "allow"
+    ? { id, does: [asked] }
+    : { id, does: [asked, doesOf(event, call, grantedText(call, decision))] }
+}
+
+export const fenceDenies = (fence: FenceState, begun: number, event: HookEvent): string | null =>
+  fence.raised === 0 || event.call === null || defaultDirection(event.event) === "open"
+    ? null
+    : fencedBecause(
+        fence,
+        { id: digestOf(event.callId.id), does: doesOf(event, event.call, textOf(event.call)) },
+        begun
+      )
+
+/** What became of a call whose hook did not wait for the answer. */
+export const unanswered = (directions: DirectionOverrides, event: HookEvent): Decision => ({
+  verdict: { _tag: directionFor(directions, event.event) === "closed" ? "deny" : "allow" },
+  policy: "unanswered",
+  reason: "the hook went away before the policies had decided, and fell in its declared direction",
+  votes: []
+})
+
+export const subjectOf = (event: HookEvent): string => {
+  const call = event.call
+  if (call === null) return ""
+  return call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
+}
