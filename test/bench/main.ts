@@ -15,6 +15,7 @@ import * as daemon from "./daemon.ts"
 import * as decisions from "./decisions.ts"
 import { BenchFailed } from "./helper.ts"
 import * as hooks from "./hooks.ts"
+import * as leases from "./leases.ts"
 import * as records from "./records.ts"
 import { type LeftOut, type Measured, type Row, text } from "./report.ts"
 import { preference } from "../../src/services/HookClients.ts"
@@ -49,7 +50,13 @@ const suites: ReadonlyArray<Suite> = [
     measure: records.prune
   },
   { ids: ["register-10k"], measure: records.register },
-  { ids: ["turn-call", "turn-call-hook"], measure: turns.perCall }
+  { ids: ["turn-call", "turn-call-hook"], measure: turns.perCall },
+  { ids: ["borrow-warm"], measure: leases.borrowWarm },
+  { ids: ["borrow-first"], measure: leases.borrowFirst },
+  { ids: ["poison-told", "poison-next"], measure: leases.poison },
+  { ids: ["route-rate"], measure: leases.routeRate },
+  { ids: ["route-fair", "route-fair-16k"].flatMap((id) => [id, `${id}-own`]), measure: leases.routeFair },
+  { ids: ["memory-thread", "memory-run", "shared-50"], measure: () => leases.memory }
 ]
 
 const usage = "usage: npm run bench -- [--quick] [--only ID[,ID...]] [--json FILE]"
