@@ -1,13 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Result from "effect/Result"
 import { defaultRules } from "../src/services/DefaultRules.ts"
-import {
-  environmentOf,
-  type Paths,
-  resolve,
-  resolvePaths,
-  type SettingsShape
-} from "../src/services/Settings.ts"
+import { environmentOf } from "../src/services/ConfigFile.ts"
+import { type Paths, resolve, resolvePaths, type SettingsShape } from "../src/services/Settings.ts"
 
 type Environment = Readonly<Record<string, string>>
 

@@ -17,7 +17,7 @@ import {
 } from "./AppServerProtocol.ts"
 import type { Decision } from "./Policy.ts"
 import type { ApprovalCall } from "./RelayRegistry.ts"
-import { type SandboxMode, sandboxModes } from "./Settings.ts"
+import { type SandboxMode, sandboxModes } from "./ConfigFile.ts"
 
 /**
  * `hooks`: a trusted repository could switch them off. `unified_exec_tty`: with a terminal, `write_stdin` types commands

@@ -13,7 +13,8 @@ import * as ControlClient from "../../src/layers/ControlClient.ts"
 import type { AgentEvent, ThreadChoice } from "../../src/services/AgentDriver.ts"
 import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { overridesFor } from "../../src/services/ScriptedProvider.ts"
-import { type ConfigFile, resolve, Settings } from "../../src/services/Settings.ts"
+import type { ConfigFile } from "../../src/services/ConfigFile.ts"
+import { resolve, Settings } from "../../src/services/Settings.ts"
 import { codexBinary, makeHome, type TestHome } from "./codex.ts"
 
 export const dist = path.resolve(import.meta.dirname, "../../dist")

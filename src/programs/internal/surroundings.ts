@@ -9,7 +9,8 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import { printable } from "../../services/Report.ts"
 import { redact } from "../../services/Redaction.ts"
-import { ConfigError, resolve, resolvePaths, Settings, type SettingsShape } from "../../services/Settings.ts"
+import { ConfigError } from "../../services/ConfigFile.ts"
+import { resolve, resolvePaths, Settings, type SettingsShape } from "../../services/Settings.ts"
 
 export const surroundings = {
   env: process.env,
