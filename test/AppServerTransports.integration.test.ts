@@ -96,13 +96,11 @@ const plainServer = (onConnection: (socket: net.Socket) => void) =>
       })
   )
 
-const initialized = JSON.stringify({
-  id: 1,
-  result: { userAgent: "holdfast/0.169.0 (Linux)", codexHome: "/" }
-})
+const initialized = (codexHome: string) =>
+  JSON.stringify({ id: 1, result: { userAgent: "holdfast/0.169.0 (Linux)", codexHome } })
 
 /** An app-server over WebSocket that answers its handshake, and then does as it is told. */
-const handshaker = (then: (socket: WebSocket) => void) =>
+const handshaker = (codexHome: string, then: (socket: WebSocket) => void) =>
   Effect.acquireRelease(
     Effect.callback<{
       readonly connect: string
@@ -118,7 +116,7 @@ const handshaker = (then: (socket: WebSocket) => void) =>
         socket
           .on("error", () => undefined)
           .once("message", () => {
-            socket.send(initialized)
+            socket.send(initialized(codexHome))
             socket.once("message", () => then(socket))
           })
       })
@@ -300,7 +298,7 @@ describe("an app-server that runs already", () => {
     it.live(`a connection whose server ${what} is lost for that reason`, () =>
       Effect.gen(function* () {
         const place = yield* makeHome
-        const { connect, headers } = yield* handshaker(then)
+        const { connect, headers } = yield* handshaker(place.codexHome, then)
         const { start } = yield* codexOf(place, { appServer: { connect, tokenFile: null } })
         const { reason: seen, stderrTail } = yield* Effect.scoped(
           Effect.flatMap(start, (connection) => connection.lost)
@@ -308,6 +306,19 @@ describe("an app-server that runs already", () => {
         assert.deepStrictEqual({ seen, stderrTail, headers }, { seen: reason, stderrTail: "", headers: [] })
       })
     )
+
+  it.live(
+    "a server that works in another CODEX_HOME is refused: its configuration would be governed unread",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makeHome
+        const { connect } = yield* handshaker("/", () => undefined)
+        assert.deepStrictEqual(yield* refused(place, { connect, tokenFile: null }), {
+          stage: "connect",
+          problem: `${connect} works in another CODEX_HOME than codex.home (${place.codexHome}). Set codex.home to that server's.`
+        })
+      })
+  )
 
   it.live("a server that hangs does not keep us when we leave, and is not ended for it", () =>
     Effect.gen(function* () {
