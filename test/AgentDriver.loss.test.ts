@@ -258,17 +258,23 @@ describe("an interrupt", () => {
   )
 
   it.effect.each(["rejects", "never"] as const)(
-    "that nothing confirms in ten seconds retires the app-server (%s), and nothing more is asked of it",
+    "that nothing confirms, asked twice, retires the app-server (%s), and nothing more is asked of it",
     (interrupt) =>
       Effect.gen(function* () {
         for (const origin of ["spawned", "adopted"] as const) {
           const place = yield* interrupted({ interrupt, origin })
           yield* TestClock.adjust("10 seconds")
+          assert.deepStrictEqual(place.retired, [])
+          yield* TestClock.adjust("5 seconds")
           yield* Fiber.join(place.ending)
           assert.deepStrictEqual(place.retired, [
-            { _tag: "interrupt-unconfirmed", threadId: "T", timeoutMs: 10_000 }
+            { _tag: "interrupt-unconfirmed", threadId: "T", timeoutMs: 15_000 }
           ])
-          assert.deepStrictEqual(place.asked.slice(4), ["turn/interrupt", "thread/unsubscribe"])
+          assert.deepStrictEqual(place.asked.slice(4), [
+            "turn/interrupt",
+            "turn/interrupt",
+            "thread/unsubscribe"
+          ])
         }
       })
   )

@@ -10,8 +10,8 @@ import { TestClock } from "effect/testing"
 import { HookIncident, HooksUnverified, RunFailed, TurnTimeout } from "../src/services/AgentDriver.ts"
 import { entry } from "./support/AuditLog.ts"
 import {
-  asks,
   cleanup,
+  asks,
   completed,
   cwd,
   lostAt,

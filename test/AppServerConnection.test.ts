@@ -51,6 +51,38 @@ describe("AppServerConnection", () => {
       })
     )
 
+    it.effect("what nobody waits for any more is taken back when its answer comes after all", () =>
+      Effect.gen(function* () {
+        const peer = yield* makeWatched()
+        const late = [
+          ["thread/resume", { threadId: "T" }, { thread: { id: "T" } }],
+          ["turn/start", { threadId: "T" }, { turn: { id: "U" } }],
+          ["hooks/list", { threadId: "T" }, { data: [] }]
+        ] as const
+        const ids: Array<number> = []
+        for (const [method, params] of late) {
+          const asking = yield* Effect.forkChild(peer.connection.request(method, params, Schema.Unknown), {
+            startImmediately: true
+          })
+          ids.push((yield* Queue.take(peer.written)).id!)
+          yield* Fiber.interrupt(asking)
+        }
+        for (const [index, [, , result]] of late.entries()) yield* peer.say({ id: ids[index]!, result })
+        yield* TestClock.adjust(0)
+        const said = yield* Queue.clear(peer.written)
+        assert.deepStrictEqual(
+          said.map(({ method, params }) => ({ method, params })),
+          [
+            { method: "thread/unsubscribe", params: { threadId: "T" } },
+            { method: "turn/interrupt", params: { threadId: "T", turnId: "U" } }
+          ]
+        )
+        // Their own answers are expected as well.
+        for (const { id } of said) yield* peer.say({ id: id!, result: {} })
+        assert.strictEqual(yield* reasonNow(peer), null)
+      })
+    )
+
     it.effect("a thread that is closing is asked for again until it has closed", () =>
       Effect.gen(function* () {
         const peer = yield* makePeer()

@@ -233,4 +233,35 @@ describe("the shared app-server", () => {
       for (const text of [argv, shown, gateway.stderr(), files]) assert.notInclude(text, secret)
     })
   )
+
+  live("a caller that vanishes while it resumes a thread lends nobody its sandbox", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace()
+      yield* startGateway(place)
+      const { url } = yield* ScriptedProvider
+      const strict = ['model="gpt-5.5"', ...overridesFor(url), 'sandbox_mode="read-only"']
+      yield* scripted("remember", [{ say: "yes" }])
+      yield* scripted("write", [
+        shell("touch written 2>/dev/null && echo writable || echo read-only"),
+        { say: "done" }
+      ])
+      const { events } = yield* runOf(place, { prompt: "remember" })
+      const { threadId } = events.find((event) => event._tag === "governed")!
+      const thread = { _tag: "resume", threadId } as const
+      for (const delayMs of [5, 10, 15, 20, 25, 30, 40, 60]) {
+        const vanishing = yield* Effect.forkChild(runOf(place, { prompt: "remember", thread }))
+        yield* Effect.sleep(delayMs)
+        yield* Fiber.interrupt(vanishing)
+        const strictly = yield* runOf(place, { prompt: "write", thread, overrides: strict }).pipe(
+          Effect.repeat({ until: ({ error }) => !error?.message.includes("belongs to another run") })
+        )
+        // Without the redirection Codex would take the refusal for one of its sandbox's and run it again outside.
+        const outputs = strictly.events.flatMap((event) =>
+          event._tag === "command" ? [event.output.trim()] : []
+        )
+        assert.deepStrictEqual([strictly.error, outputs], [null, ["read-only"]], `${delayMs} ms`)
+      }
+      assert.deepStrictEqual((yield* leaseOf(place)).borrowers, [])
+    })
+  )
 })

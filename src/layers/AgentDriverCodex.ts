@@ -19,7 +19,6 @@ import {
   AgentDriver,
   type AgentEvent,
   AgentRunError,
-  HooksUnverified,
   ParentNotFound,
   RunFailed,
   type RunRequest,
@@ -30,16 +29,17 @@ import {
 import { AppServerFailure, type AppServerLost, isRetryable } from "../services/AppServerFailure.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
 import type { AppServerConnection } from "../services/AppServerProcess.ts"
-import { AccountResult, HookListing, ThreadResult } from "../services/AppServerProtocol.ts"
-import { approvalPolicy, checkOverrides, hookProblems, threadConfig } from "../services/CodexGovernance.ts"
+import { AccountResult } from "../services/AppServerProtocol.ts"
+import { checkOverrides } from "../services/CodexGovernance.ts"
 import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
-import { type Relay, RelayRegistry } from "../services/RelayRegistry.ts"
+import { RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { ThreadStore } from "../services/ThreadStore.ts"
-import { governedHooks, mcpServerNames, parseOverrides, workingDirectory } from "./internal/codexThread.ts"
+import { openThread } from "./internal/codexOpen.ts"
 import { cleanThread, cleanupTimeoutMs, interruptTurn } from "./internal/codexStop.ts"
+import { parseOverrides } from "./internal/codexThread.ts"
 import { nothingSeen, runTurn, type Seen } from "./internal/codexTurn.ts"
 import { endThreadProcesses } from "./internal/threadProcesses.ts"
 
@@ -59,11 +59,6 @@ const afterLossPrompt =
 const isFailure = Schema.is(AppServerFailure)
 const isAgentRunError = Schema.is(AgentRunError)
 
-interface Checked {
-  readonly config: Readonly<Record<string, unknown>>
-  readonly sandbox: string
-}
-
 const failedAt =
   (stage: RunFailed["stage"]) =>
   (error: { readonly _tag: string; readonly message: string }): RunFailed => {
@@ -72,7 +67,7 @@ const failedAt =
       stage,
       detail: error.message,
       failure,
-      retryable: failure !== null && isRetryable(failure)
+      retryable: failure === null ? error._tag === "ThreadInUse" : isRetryable(failure)
     })
   }
 
@@ -137,44 +132,6 @@ export const make = Effect.gen(function* () {
     yield* emit({ _tag: "notice", text })
   })
 
-  const openThread = Effect.fnUntraced(function* (
-    server: AppServerConnection,
-    relay: Relay,
-    request: RunRequest,
-    checked: Checked
-  ) {
-    const { hooks, expected } = governedHooks(relay.commands, settings.hook.timeoutMs)
-    const cwd = yield* workingDirectory(request.cwd)
-    const mcpServers = yield* mcpServerNames(settings.codex.home)
-    const params = {
-      cwd,
-      approvalPolicy,
-      approvalsReviewer: "user",
-      sandbox: checked.sandbox,
-      config: threadConfig({ cwd, overrides: checked.config, hooks, mcpServers }),
-      ...(checked.config["model"] === undefined ? {} : { model: checked.config["model"] }),
-      ...(checked.config["model_provider"] === undefined
-        ? {}
-        : { modelProvider: checked.config["model_provider"] })
-    }
-    const { thread, model } = yield* request.thread._tag === "start"
-      ? server.request("thread/start", { ...params, ephemeral: false }, ThreadResult)
-      : server.request(
-          `thread/${request.thread._tag}`,
-          { ...params, threadId: request.thread.threadId, excludeTurns: true },
-          ThreadResult
-        )
-    yield* Effect.addFinalizer(() =>
-      Effect.ignore(
-        server.request("thread/unsubscribe", { threadId: thread.id }, Schema.Unknown, cleanupTimeoutMs)
-      )
-    )
-    const listing = yield* server.request("hooks/list", { threadId: thread.id }, HookListing)
-    const problems = hookProblems(listing, expected)
-    if (problems.length > 0) return yield* new HooksUnverified({ threadId: thread.id, problems })
-    return { threadId: thread.id, model: model ?? null, hooks: expected.length }
-  })
-
   /** What still runs of the turn where the server outlived our connection to it. */
   const stopOrphans = Effect.fnUntraced(function* (server: AppServerConnection, seen: Seen) {
     for (const [threadId, turnId] of seen.turns) {
@@ -194,6 +151,11 @@ export const make = Effect.gen(function* () {
       const { spawnedBy, startTimeoutMs } = request
       if (spawnedBy !== null && !active.has(spawnedBy)) return yield* new ParentNotFound({ runId: spawnedBy })
       const runId = `run-${crypto.randomUUID()}`
+      // Held until the run ends, also between two generations, and longer than the relay that the thread comes with.
+      const ofRun = yield* Effect.scope
+      const claimForRun = (threadId: string) =>
+        Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
+      if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
       const relay = yield* Effect.mapError(openRelay(runId, request), failedAt("relay"))
       yield* activate(runId)
       yield* Queue.take(relay.rows).pipe(
@@ -201,20 +163,23 @@ export const make = Effect.gen(function* () {
         Effect.forever,
         Effect.forkScoped
       )
-      // Held until the run ends, also between two generations.
-      const ofRun = yield* Effect.scope
-      const claimForRun = (threadId: string) =>
-        Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
-      if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
 
       const borrow = Effect.mapError(
         lease.borrow({ runId, spawnedBy, ...(startTimeoutMs === null ? {} : { timeoutMs: startTimeoutMs }) }),
         failedAt("app-server")
       )
       const open = (server: AppServerConnection, thread: ThreadChoice) =>
-        openThread(server, relay, { ...request, thread }, checked).pipe(
+        openThread({
+          server,
+          commands: relay.commands,
+          hookTimeoutMs: settings.hook.timeoutMs,
+          codexHome: settings.codex.home,
+          cwd: request.cwd,
+          thread,
+          checked
+        }).pipe(
           Effect.catchIf(
-            (error) => error._tag !== "HooksUnverified",
+            (error) => error._tag !== "HooksUnverified" && error._tag !== "ThreadUnverified",
             (error) => Effect.fail(failedAt("thread")(error))
           )
         )

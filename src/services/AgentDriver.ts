@@ -101,6 +101,16 @@ export class HooksUnverified extends Schema.TaggedError<HooksUnverified>()("Hook
   }
 }
 
+/** Codex opened the thread on other terms than it was asked to, so no turn was started. */
+export class ThreadUnverified extends Schema.TaggedError<ThreadUnverified>()("ThreadUnverified", {
+  threadId: Schema.String,
+  problems: Schema.Array(Schema.String)
+}) {
+  override get message(): string {
+    return `No turn was started: thread ${this.threadId} does not run as it was asked to (${this.problems.join("; ")}). Does another client use it? Wait for that one, or go on with a copy (--fork).`
+  }
+}
+
 /** Codex let a hook fail, which it treats like a missing one; the turn was interrupted. */
 export class HookIncident extends Schema.TaggedError<HookIncident>()("HookIncident", {
   callId: Schema.String,
@@ -162,6 +172,7 @@ export class ParentNotFound extends Schema.TaggedError<ParentNotFound>()("Parent
 export const AgentRunError = Schema.Union([
   ConfigKeyRefused,
   HooksUnverified,
+  ThreadUnverified,
   HookIncident,
   TurnTimeout,
   ParentNotFound,

@@ -2,6 +2,7 @@
  * AppServerProtocol: the lines that Codex's app-server and we exchange: newline-delimited JSON-RPC without its `jsonrpc`
  * field. Only what is used has a schema; unknown fields are ignored on purpose, because Codex adds some in every release.
  */
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 
 /** A line longer than this is not framing any more. A patch or a command's whole output fits many times. */
@@ -183,11 +184,47 @@ export const AccountResult = Schema.Struct({
 })
 
 export const InitializeResult = Schema.Struct({ userAgent: Schema.String, codexHome: Schema.String })
+/** The thread, and under what it really runs: a resume of one that is loaded already ignores what was asked for. */
 export const ThreadResult = Schema.Struct({
   thread: Schema.Struct({ id: Schema.String, sessionId: Schema.optionalKey(Schema.NullOr(Schema.String)) }),
-  model: Schema.optionalKey(Schema.NullOr(Schema.String))
+  model: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  modelProvider: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  approvalPolicy: Schema.optionalKey(Schema.Unknown),
+  approvalsReviewer: Schema.optionalKey(Schema.Unknown),
+  sandbox: Schema.optionalKey(Schema.NullOr(Schema.Struct({ type: Schema.String })))
 })
+export type ThreadResult = typeof ThreadResult.Type
 export const TurnResult = Schema.Struct({ turn: Schema.Struct({ id: Schema.String }) })
+
+const decodeOpened = Schema.decodeUnknownOption(ThreadResult)
+const decodeTurnStarted = Schema.decodeUnknownOption(TurnResult)
+const decodeThreadIn = Schema.decodeUnknownOption(Schema.Struct({ threadId: Schema.String }))
+
+/** Requests that leave something behind in the server when nobody waits for their answer any more. */
+export const leavesSomething = (method: string): boolean => method === "turn/start" || opensThread(method)
+
+export const opensThread = (method: string): boolean => /^thread\/(start|resume|fork)$/.test(method)
+
+/** What takes back such a request once its late answer has come; null when there is nothing to take back. */
+export const undoing = (
+  method: string,
+  params: unknown,
+  result: unknown
+): { readonly method: string; readonly params: unknown } | null =>
+  opensThread(method)
+    ? Option.getOrNull(
+        Option.map(decodeOpened(result), ({ thread }) => ({
+          method: "thread/unsubscribe",
+          params: { threadId: thread.id }
+        }))
+      )
+    : Option.getOrNull(
+        Option.map(
+          Option.all([decodeThreadIn(params), decodeTurnStarted(result)]),
+          ([{ threadId }, { turn }]) => ({ method: "turn/interrupt", params: { threadId, turnId: turn.id } })
+        )
+      )
 
 export const HookListing = Schema.Struct({
   data: Schema.Array(

@@ -13,7 +13,8 @@ import {
   FileChangeApproval,
   type HookListing,
   type ItemEvent,
-  McpElicitation
+  McpElicitation,
+  type ThreadResult
 } from "./AppServerProtocol.ts"
 import type { Decision } from "./Policy.ts"
 import type { ApprovalCall } from "./RelayRegistry.ts"
@@ -38,6 +39,8 @@ export const governedFeatures = {
 } as const
 
 export const approvalPolicy = "untrusted"
+/** Whom Codex asks: us, and not a model of its own. */
+export const approvalsReviewer = "user"
 
 /** Keys of `-c` that cannot loosen what governs the thread. Provider headers and tokens stay out: argv is public. */
 const allowedKeys: ReadonlyArray<RegExp> = [
@@ -126,6 +129,42 @@ export const threadConfig = (options: {
     withAncestors(options.cwd).map((directory) => [directory, { trust_level: "untrusted" }])
   )
 })
+
+/** Codex's name for each sandbox in its answers. */
+const sandboxTypes: Readonly<Record<SandboxMode, string>> = {
+  "read-only": "readOnly",
+  "workspace-write": "workspaceWrite",
+  "danger-full-access": "dangerFullAccess"
+}
+
+/** What a thread was asked to run under. */
+export interface ThreadTerms {
+  readonly cwd: string
+  readonly sandbox: SandboxMode
+  readonly model: string | null
+  readonly modelProvider: string | null
+}
+
+const said = (value: unknown): string => (typeof value === "string" ? value.slice(0, 60) : "unknown")
+
+/**
+ * Where a thread's answer differs from what was sent. Codex ignores the terms of a resume when the thread is still loaded,
+ * for a caller that vanished say or for another client: then it would run under the terms of that one.
+ */
+export const threadProblems = (result: ThreadResult, terms: ThreadTerms): ReadonlyArray<string> => {
+  const type = result.sandbox?.type
+  const checks: ReadonlyArray<readonly [string, unknown, string | null]> = [
+    ["approval policy", result.approvalPolicy, approvalPolicy],
+    ["approvals reviewer", result.approvalsReviewer, approvalsReviewer],
+    ["sandbox", type, sandboxTypes[terms.sandbox]],
+    ["directory", result.cwd, terms.cwd],
+    ["model", result.model, terms.model],
+    ["provider", result.modelProvider, terms.modelProvider]
+  ]
+  return checks.flatMap(([what, is, wanted]) =>
+    wanted === null || is === wanted ? [] : [`its ${what} is ${said(is)}, not ${wanted}`]
+  )
+}
 
 /** One of our handlers, as it must appear in `hooks/list`. */
 export interface ExpectedHook {

@@ -11,6 +11,7 @@ import { AppServerLost } from "../../src/services/AppServerFailure.ts"
 const encoder = new TextEncoder()
 
 export interface Written {
+  readonly params?: unknown
   readonly id?: number
   readonly method?: string
   readonly result?: unknown

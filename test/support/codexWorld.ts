@@ -55,6 +55,10 @@ export interface WorldOptions {
   /** What `backgroundTerminals/list` shows, look by look; then nothing. */
   readonly terminals?: ReadonlyArray<ReadonlyArray<string>>
   readonly fenced?: Fenced | "fails"
+  /** Codex opens no thread before. */
+  readonly opening?: Deferred.Deferred<void>
+  /** So many opened threads turn out to run with full access, whatever was asked for. */
+  readonly loadedBySomebody?: number
   /** The thread was never written, so the next generation does not know it. */
   readonly forgetsThreads?: boolean
 }
@@ -86,6 +90,12 @@ export interface World {
   readonly log: Array<string>
 }
 
+const sandboxTypes = {
+  "read-only": "readOnly",
+  "workspace-write": "workspaceWrite",
+  "danger-full-access": "dangerFullAccess"
+}
+
 const methodOf = { start: "thread/start", list: "thread/backgroundTerminals/list" } as const
 
 export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): Effect.fn.Return<World> {
@@ -101,9 +111,21 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
   let turnCount = 0
   const numbered = (letter: string, count: number): string => (count === 1 ? letter : `${letter}${count}`)
 
-  const opened = (id: string, { config }: { readonly config: { readonly hooks: typeof hooks } }) => {
-    hooks = config.hooks
-    return { thread: { id }, model: "m" }
+  let foreign = options.loadedBySomebody ?? 0
+  const opened = (
+    id: string,
+    asked: {
+      readonly config: { readonly hooks: typeof hooks }
+      readonly cwd: string
+      readonly approvalPolicy: string
+      readonly approvalsReviewer: string
+      readonly sandbox: keyof typeof sandboxTypes
+    }
+  ) => {
+    hooks = asked.config.hooks
+    const { cwd, approvalPolicy, approvalsReviewer, sandbox } = asked
+    const type = foreign-- > 0 ? "dangerFullAccess" : sandboxTypes[sandbox]
+    return { thread: { id }, model: "m", cwd, approvalPolicy, approvalsReviewer, sandbox: { type } }
   }
   const results: Record<string, (params: never) => unknown> = {
     [methodOf.start]: (params) => opened(numbered("T", ++threadCount), params),
@@ -130,6 +152,7 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
         ]
       }
     },
+    "thread/loaded/list": () => ({ data: [] }),
     "account/read": () => ({ account: null, requiresOpenaiAuth: true }),
     "turn/start": () => ({ turn: { id: numbered("U", ++turnCount) } }),
     [methodOf.list]: () => ({ data: (looks.shift() ?? []).map((processId) => ({ processId })) })
@@ -185,7 +208,10 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
             if (rejected) return rejected
             const result = results[method]?.(sent as never) ?? {}
             if (method === "turn/start") Queue.offerUnsafe(turns, method)
-            return Effect.orDie(Schema.decodeUnknownEffect(schema)(result as unknown))
+            const answer = Effect.orDie(Schema.decodeUnknownEffect(schema)(result as unknown))
+            return options.opening && /^thread\/(start|resume|fork)$/.test(method)
+              ? Effect.andThen(Deferred.await(options.opening), answer)
+              : answer
           })
       }
     }

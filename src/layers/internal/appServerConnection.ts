@@ -30,11 +30,14 @@ import {
 } from "../../services/AppServerProcess.ts"
 import {
   type Frame,
+  leavesSomething,
   makeLineSplitter,
   mayDrop,
+  opensThread,
   parseFrame,
   type RpcId,
-  threadsOf
+  threadsOf,
+  undoing
 } from "../../services/AppServerProtocol.ts"
 import { redact } from "../../services/Redaction.ts"
 import { makeRoutes } from "./appServerRoutes.ts"
@@ -53,8 +56,8 @@ const maxUnknownResponses = 8
 const maxServerRequests = 16
 /** Above every handler's own deadline (9 s for a token refresh), whose error says more; Codex gives up after 10 s. */
 const serverRequestTimeoutMs = 9500
-/** Refusals waiting to be written; reading waits when a server asks and does not read the answers. */
-const maxRefusals = 1024
+/** Refusals and undoings waiting to be written; reading waits when a server asks and does not read the answers. */
+const maxOutgoing = 1024
 /** Text routed before everybody else has a turn: 0.1 ms of work, so that no thread's lines hold up another's run. */
 const batchCharacters = 32 * 1024
 /** After a message for nobody so many lines are first looked at unparsed; what has an owner costs nothing extra. */
@@ -68,8 +71,6 @@ const closingAttempts = 80
 const closingPauseMs = 100
 /** What of a foreign error text is shown. */
 const maxDetailLength = 300
-/** Requests that make or load a thread: when their fate is unknown, nobody knows who writes that thread. */
-const threadMethods: ReadonlySet<string> = new Set(["thread/start", "thread/resume", "thread/fork"])
 /** JSON-RPC "method not found": what nobody here answers is refused, and Codex then does not run the call. */
 const notOurs = { code: -32601, message: "this gateway does not answer such a request" }
 const noBorrower = { code: -32601, message: "no run of this gateway owns that thread" }
@@ -117,10 +118,10 @@ export const open = Effect.fnUntraced(function* (options: {
   const { generation, transport, requestTimeoutMs, life } = options
   const lost = yield* Deferred.make<AppServerLost>()
   const firstAnswer = yield* Deferred.make<void>()
-  const refusals = yield* Queue.bounded<unknown>(maxRefusals)
+  const outgoing = yield* Queue.bounded<unknown>(maxOutgoing)
   const serverRequests = yield* FiberSet.make<void>()
   const pending = new Map<RpcId, Deferred.Deferred<Answer, AppServerLost>>()
-  const abandoned = new Set<RpcId>()
+  const abandoned = new Map<RpcId, { readonly method: string; readonly params: unknown } | null>()
   const routes = makeRoutes()
   let nextId = 1
   let unknownResponses = 0
@@ -153,7 +154,7 @@ export const open = Effect.fnUntraced(function* (options: {
           )
     )
 
-  const refuse = ({ id }: ServerRequest, error: RpcError) => Queue.offer(refusals, { id, error })
+  const refuse = ({ id }: ServerRequest, error: RpcError) => Queue.offer(outgoing, { id, error })
 
   /** What the server asks about no thread; never in the reader's way. */
   const answerServer = Effect.fnUntraced(function* (frame: ServerRequest) {
@@ -179,6 +180,18 @@ export const open = Effect.fnUntraced(function* (options: {
   })
 
   const hasOwner = (threadId: string): boolean => routes.ownerOf(threadId) !== null
+
+  const abandon = (id: RpcId, left: { readonly method: string; readonly params: unknown } | null): void => {
+    if (abandoned.size >= maxAbandoned) abandoned.delete(abandoned.keys().next().value!)
+    abandoned.set(id, left)
+  }
+
+  /** A request whose answer nobody waits for. */
+  const unasked = (message: { readonly method: string; readonly params: unknown }) => {
+    const id = nextId++
+    abandon(id, null)
+    return { id, ...message }
+  }
 
   /** What is left to do when a frame could not just be put where it belongs. */
   type Rest = Effect.Effect<unknown> | null
@@ -217,7 +230,12 @@ export const open = Effect.fnUntraced(function* (options: {
       Deferred.doneUnsafe(firstAnswer, Effect.void)
       return null
     }
-    if (abandoned.delete(frame.id) || ++unknownResponses <= maxUnknownResponses) return null
+    const late = abandoned.get(frame.id)
+    if (abandoned.delete(frame.id)) {
+      const undo = late && frame._tag === "response" ? undoing(late.method, late.params, frame.result) : null
+      return undo === null ? null : Queue.offer(outgoing, unasked(undo))
+    }
+    if (++unknownResponses <= maxUnknownResponses) return null
     return retire({ _tag: "unknown-responses", count: unknownResponses })
   }
 
@@ -265,7 +283,7 @@ export const open = Effect.fnUntraced(function* (options: {
     Effect.matchEffect({ onFailure: retire, onSuccess: () => retire({ _tag: "stdio-closed" }) }),
     Effect.forkScoped
   )
-  yield* Effect.forkScoped(Effect.ignore(Effect.forever(Effect.flatMap(Queue.take(refusals), write))))
+  yield* Effect.forkScoped(Effect.ignore(Effect.forever(Effect.flatMap(Queue.take(outgoing), write))))
 
   /** Sent once. An answer that comes after its asker has gone is expected, and not held against the server. */
   const attempt = (method: string, params: unknown): Effect.Effect<Answer, AppServerLost> =>
@@ -278,8 +296,7 @@ export const open = Effect.fnUntraced(function* (options: {
         Effect.ensuring(
           Effect.sync(() => {
             if (!pending.delete(id)) return
-            if (abandoned.size >= maxAbandoned) abandoned.delete(abandoned.keys().next().value!)
-            abandoned.add(id)
+            abandon(id, leavesSomething(method) ? { method, params } : null)
           })
         )
       )
@@ -300,7 +317,7 @@ export const open = Effect.fnUntraced(function* (options: {
   )
 
   const overdue = Effect.fnUntraced(function* (method: string, timeoutMs: number) {
-    if (threadMethods.has(method) && !(yield* showsLife(pulse)))
+    if (opensThread(method) && !(yield* showsLife(pulse)))
       yield* retire({ _tag: "thread-indeterminate", method, timeoutMs })
     return yield* failure ?? new AppServerRequestTimeout({ method, timeoutMs })
   })

@@ -29,18 +29,23 @@ export const interruptTurn = (
   turn: { readonly threadId: string; readonly turnId: string },
   timeoutMs: number,
   ended: Effect.Effect<void>
-): Effect.Effect<boolean> =>
-  server.request("turn/interrupt", turn, Schema.Unknown, timeoutMs).pipe(
-    Effect.asVoid,
-    Effect.catch((error) => (isOver(error) ? Effect.void : Effect.never)),
-    Effect.raceFirst(ended),
-    Effect.as(true),
-    Effect.timeoutOrElse({
-      duration: timeoutMs,
-      orElse: () =>
-        Effect.as(server.retire({ _tag: "interrupt-unconfirmed", threadId: turn.threadId, timeoutMs }), false)
-    })
-  )
+): Effect.Effect<boolean> => {
+  const asked = (ms: number, orElse: () => Effect.Effect<boolean>): Effect.Effect<boolean> =>
+    server.request("turn/interrupt", turn, Schema.Unknown, ms).pipe(
+      Effect.asVoid,
+      Effect.catch((error) => (isOver(error) ? Effect.void : Effect.never)),
+      Effect.raceFirst(ended),
+      Effect.as(true),
+      Effect.timeoutOrElse({ duration: ms, orElse })
+    )
+  const retired = server.retire({
+    _tag: "interrupt-unconfirmed",
+    threadId: turn.threadId,
+    timeoutMs: timeoutMs + cleanupTimeoutMs
+  })
+  // A gateway that was held up finds its deadline passed and the answer unread; the second question lets it read.
+  return asked(timeoutMs, () => asked(cleanupTimeoutMs, () => Effect.as(retired, false)))
+}
 
 /** Ends what a thread left in the background. */
 export const cleanThread = Effect.fnUntraced(
