@@ -111,6 +111,39 @@ describe("AppServerConnection", () => {
     })
   )
 
+  it.effect("a run takes all generations of its sub-agents along, and none of another run's", () =>
+    Effect.gen(function* () {
+      const peer = yield* makePeer()
+      const names = (threadId: string, agentThreadId: string) =>
+        peer.say({
+          method: "item/started",
+          params: { threadId, item: { type: "subAgentActivity", agentThreadId } }
+        })
+      const scope = yield* Scope.make()
+      yield* Scope.provide(peer.connection.thread("a"), scope)
+      yield* names("a", "a1")
+      yield* names("a1", "a2")
+      yield* names("a2", "a3")
+      // One of them is a run of its own by now.
+      yield* names("a", "b")
+      yield* names("b", "b1")
+      const b = yield* peer.connection.thread("b")
+      yield* Scope.close(scope, Exit.void)
+      // Whoever comes next by that name has not started them.
+      const next = yield* peer.connection.thread("a1")
+      for (const [id, threadId] of ["a1", "a2", "a3", "b1"].entries())
+        yield* peer.say({ id, method: "ask", params: { threadId } })
+      assert.deepStrictEqual(
+        {
+          refused: (yield* Queue.clear(peer.written)).map(({ id }) => id),
+          next: (yield* Queue.clear(next)).length,
+          b: (yield* Queue.clear(b)).length
+        },
+        { refused: [1, 2], next: 1, b: 1 }
+      )
+    })
+  )
+
   it.effect("nothing that came after the poison is acted on", () =>
     Effect.gen(function* () {
       const acted: Array<string> = []

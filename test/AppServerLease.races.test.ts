@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
+import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import { borrow, held, infos, Lease, Login, pass, settle, states } from "./support/AppServerLease.ts"
 import { FakeAppServer, living } from "./support/AppServerProcess.ts"
@@ -155,6 +156,12 @@ describe("AppServerLease, interrupted", () => {
   /** More than a borrow of a child that is not there yet takes. */
   const yields = 40
 
+  /** Operations of a fiber before others have a turn, so that a turn may end between any two of a borrow's. */
+  const budgets = [2, 3, 5, 7, 11, 17, 31]
+  /** More than a borrow of a child that is there takes. */
+  const stepsOf = (operations: number) => Math.ceil(borrowOperations / operations)
+  const borrowOperations = 500
+
   const cases: ReadonlyArray<{
     readonly name: string
     readonly given: Effect.Effect<void, never, FakeAppServer>
@@ -199,6 +206,27 @@ describe("AppServerLease, interrupted", () => {
       })
     )
   }
+
+  it.effect("a borrower interrupted at any step of any size gives its claim back", () =>
+    Effect.gen(function* () {
+      yield* held({ runId: "stays" })
+      const leaked: Array<string> = []
+      for (const operations of budgets)
+        for (let steps = 0; steps < stepsOf(operations); steps++) {
+          const name = `${steps} steps of ${operations}`
+          const fiber = yield* Effect.scoped(Effect.andThen(borrow({ runId: name }), Effect.never)).pipe(
+            Effect.provideService(References.MaxOpsBeforeYield, operations),
+            Effect.forkChild
+          )
+          for (let step = 0; step < steps; step++) yield* Effect.yieldNow
+          yield* Effect.flatMap(Effect.forkChild(Fiber.interrupt(fiber)), Fiber.join)
+          yield* settle
+          const [info] = yield* infos
+          if (info!.waiting > 0 || info!.borrowers.some(({ runId }) => runId === name)) leaked.push(name)
+        }
+      assert.deepStrictEqual(leaked, [])
+    }).pipe(Effect.provide(Lease))
+  )
 
   it.effect(
     "a borrower interrupted while it waits for the end of the last child leaves none of the next behind",

@@ -178,7 +178,9 @@ describe("AppServerProcess", () => {
 
   interface Vice {
     readonly it: string
-    /** Runs when the handshake is over. */
+    /** Runs when the handshake is over, before the child starts one of its own, which inherits what it has. */
+    readonly before?: string
+    /** Runs after that. */
     readonly script: string
     readonly reason: PoisonReason
     /** How it ends; null where that depends on who is faster. */
@@ -230,7 +232,8 @@ describe("AppServerProcess", () => {
     },
     {
       it: "reads no more",
-      script: 'trap "" TERM; exec <&-; : > "$CODEX_HOME/deaf"; while :; do sleep 0.05; done\n',
+      before: "exec <&-\n",
+      script: 'trap "" TERM; : > "$CODEX_HOME/deaf"; while :; do sleep 0.05; done\n',
       reason: { _tag: "write-failed", code: "EPIPE" },
       gone: { code: null, signal: "SIGKILL" }
     }
@@ -241,7 +244,7 @@ describe("AppServerProcess", () => {
         const { codexHome } = yield* makeHome
         const { start, left } = yield* serverOf({
           codexHome,
-          script: `${answer}read -r line\nsleep 60 <&- >&- 2>&- &\n${vice.script}`,
+          script: `${answer}read -r line\n${vice.before ?? ""}sleep 60 <&- >&- 2>&- &\n${vice.script}`,
           lease: { poisonGraceMs: 50, stateLookMs: 20 }
         })
         const seen = yield* Effect.scoped(
@@ -266,6 +269,34 @@ describe("AppServerProcess", () => {
         )
       })
     )
+
+  it.live("a child that is stopped for moments, over and over, is not taken for one that stays stopped", () =>
+    Effect.gen(function* () {
+      const { codexHome } = yield* makeHome
+      const { start, left } = yield* serverOf({
+        codexHome,
+        script: `${answer}${idle}`,
+        lease: { poisonGraceMs: 50, stateLookMs: 250 }
+      })
+      const reason = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const connection = yield* start
+          const lost = yield* Effect.forkChild(connection.lost, { startImmediately: true })
+          // As cpulimit does it, for the time of ten looks.
+          for (let stop = 0; stop < 40; stop++) {
+            process.kill(connection.pid!, "SIGSTOP")
+            yield* Effect.sleep(60)
+            process.kill(connection.pid!, "SIGCONT")
+            yield* Effect.sleep(5)
+            assert.isUndefined(lost.pollUnsafe(), `after ${stop} stops`)
+          }
+          process.kill(connection.pid!, "SIGSTOP")
+          return (yield* Fiber.join(lost)).reason
+        })
+      )
+      assert.deepStrictEqual({ reason, left: left() }, { reason: { _tag: "stopped" }, left: [] })
+    })
+  )
 
   it.live("an exit comes with the child's last words, and without their secrets", () =>
     Effect.gen(function* () {

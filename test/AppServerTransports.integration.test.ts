@@ -240,8 +240,14 @@ describe("an app-server that runs already", () => {
         [`unix:${missing}`]: `nobody listens at unix:${missing}. ${startOne(`unix://${missing}`)}`,
         [`unix:${file}`]: `${file} is no socket. ${startOne(`unix://${file}`)}`,
         [tcp]: `nobody listens at ${tcp}. ${startOne(tcp)}`,
-        "ws://192.0.2.1:80":
-          "ws://192.0.2.1:80 is another machine, and `ws` would show it and its token to the network. Use `wss`.",
+        "ws://192.0.2.1:8080":
+          "ws://192.0.2.1:8080 is another machine, and `ws` would show it and its token to the network. Use `wss`.",
+        // What else is in an address may be a secret.
+        [`${tcp}/hunter2?token=hunter2`]: `nobody listens at ${tcp}. ${startOne(tcp)}`,
+        "ws://192.0.2.1:8080/hunter2?token=hunter2":
+          "ws://192.0.2.1:8080 is another machine, and `ws` would show it and its token to the network. Use `wss`.",
+        [`ws://:hunter2@127.0.0.1:${port}`]:
+          "appServer.connect is none of `unix:/PATH`, `ws://127.0.0.1:PORT` and `wss://HOST`.",
         "http://127.0.0.1":
           "appServer.connect is none of `unix:/PATH`, `ws://127.0.0.1:PORT` and `wss://HOST`."
       }
@@ -269,12 +275,14 @@ describe("an app-server that runs already", () => {
         [
           yield* refused(place, at(silent), { handshakeTimeoutMs: 100 }),
           yield* refused(place, at(web)),
-          yield* refused(place, at(other))
+          yield* refused(place, at(other)),
+          yield* refused(place, { ...at(web), connect: `${at(web).connect}/hunter2?token=hunter2` })
         ].map(({ stage, problem }) => `${stage}: ${problem}`),
         [
           `connect: ${at(silent).connect} did not take the connection within 100 ms.`,
           `connect: ${at(web).connect} answered HTTP 404 instead of opening a WebSocket. Is it a Codex app-server?`,
-          `connect: ${at(other).connect} cannot be reached (HPE_INVALID_CONSTANT).`
+          `connect: ${at(other).connect} cannot be reached (HPE_INVALID_CONSTANT).`,
+          `connect: ${at(web).connect} answered HTTP 404 instead of opening a WebSocket. Is it a Codex app-server?`
         ]
       )
     })

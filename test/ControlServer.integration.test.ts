@@ -1,4 +1,4 @@
-/** The control socket against callers that leave in the middle of an answer, or never read one. */
+/** The control socket against callers that leave in the middle of an answer, or never read one, and a gateway held up. */
 import { NetSocket } from "@effect/platform-node/NodeSocket"
 import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
@@ -10,9 +10,12 @@ import type * as Scope from "effect/Scope"
 import type { Socket } from "effect/socket/Socket"
 import { SocketServer } from "effect/socket/SocketServer"
 import * as net from "node:net"
+import { GatewayLost } from "../src/layers/ControlClient.ts"
 import * as ControlServer from "../src/layers/ControlServer.ts"
+import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { callerGraceMs, Callers, maxCallers } from "../src/services/Control.ts"
 import { makePlace, settingsOf, startGateway } from "./support/gateway.ts"
+import { busyRun, statusOf } from "./support/leases.ts"
 
 const seconds = 90_000
 
@@ -170,6 +173,27 @@ describe("ControlServer", () => {
           assert.deepStrictEqual(yield* gateway.end("SIGTERM"), { code: 0, signal: null })
         }
       }).pipe(Effect.scoped),
+    seconds
+  )
+
+  it.live(
+    "a gateway that is held up for 12 s costs nobody a turn, and one that is killed is a lost gateway",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        const run = yield* busyRun(place, "held-up")
+        process.kill(gateway.pid, "SIGSTOP")
+        // Twice what the library waits by default.
+        yield* Effect.sleep(12_000)
+        process.kill(gateway.pid, "SIGCONT")
+        yield* run.release
+        const ended = yield* run.ended
+        assert.deepStrictEqual([ended.error, statusOf(ended)], [null, "completed"])
+        const other = yield* busyRun(place, "left-alone")
+        yield* gateway.end("SIGKILL")
+        assert.deepStrictEqual<unknown>((yield* other.ended).error, new GatewayLost({}))
+      }).pipe(Effect.provide(providerLayer), Effect.scoped),
     seconds
   )
 })

@@ -71,7 +71,7 @@ const after = (...events: ReadonlyArray<RelayEvent>): readonly [RelayState, Read
 }
 
 const denies = (state: RelayState, id: string, does: string, begun = state.fence.raised): boolean =>
-  fencedBecause(state.fence, { id, does }, begun) !== null
+  fencedBecause(state.fence, { id, does: [does] }, begun) !== null
 
 describe("the fence of a relay", () => {
   it("denies every id decided before it, and the doings of those whose end was not seen", () => {
@@ -141,7 +141,7 @@ describe("the fence of a relay", () => {
   })
 })
 
-/** Denies `rm`, rewrites `old` to `new`, waits for its gate about `slow`, allows the rest. */
+/** Denies `rm`, rewrites whatever begins with `old` to `new`, waits for its gate about `slow`, allows the rest. */
 const gate = Deferred.makeUnsafe<void>()
 const thinking = Deferred.makeUnsafe<void>()
 const policy = Layer.succeed(Policy, {
@@ -149,7 +149,7 @@ const policy = Layer.succeed(Policy, {
   decide: ({ call }) => {
     const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
       ? { _tag: "deny" }
-      : call?.command === "old"
+      : call?.command?.startsWith("old")
         ? { _tag: "rewrite", input: { command: "new" } }
         : { _tag: "allow" }
     const decision = { verdict, policy: "test", reason: "said so", votes: [] }
@@ -227,6 +227,24 @@ describe("a relay behind a fence", () => {
         reason:
           "Holdfast: this call was decided before the app-server was lost, and it may have run; check its effects instead of repeating it"
       })
+    }).pipe(Effect.provide(Relays), Effect.scoped)
+  )
+
+  it.effect("denies a call that a policy rewrites to what a call in doubt did, or was granted", () =>
+    Effect.gen(function* () {
+      const relay = yield* opened()
+      const verdict = (id: string, command: string) =>
+        Effect.map(relay.decide(event(id, bash(command)), "hook"), ({ verdict }) => verdict._tag)
+      yield* verdict("doubt", "new")
+      assert.strictEqual(yield* verdict("before", "old 1"), "rewrite")
+      yield* relay.fence(new Set(["before"]))
+      assert.strictEqual(yield* verdict("behind", "old 2"), "deny")
+      const again = yield* opened({ relayId: "again" })
+      const verdictAgain = (id: string, command: string) =>
+        Effect.map(again.decide(event(id, bash(command)), "hook"), ({ verdict }) => verdict._tag)
+      yield* verdictAgain("doubt", "old 1")
+      yield* again.fence(new Set())
+      assert.strictEqual(yield* verdictAgain("behind", "old 2"), "deny")
     }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 

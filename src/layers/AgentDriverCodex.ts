@@ -41,7 +41,7 @@ import { openThread } from "./internal/codexOpen.ts"
 import { cleanThread, cleanupTimeoutMs, interruptTurn } from "./internal/codexStop.ts"
 import { parseOverrides } from "./internal/codexThread.ts"
 import { nothingSeen, runTurn, type Seen } from "./internal/codexTurn.ts"
-import { endThreadProcesses } from "./internal/threadProcesses.ts"
+import { makeThreadEnder } from "./internal/threadProcesses.ts"
 
 export * from "../services/AgentDriver.ts"
 
@@ -78,7 +78,7 @@ export const make = Effect.gen(function* () {
   const threads = yield* ThreadStore
   const marks = yield* InstanceMark
   const { mark } = (yield* Epoch).current
-  const endProcesses = (ids: ReadonlyArray<string>) => endThreadProcesses(marks, mark, ids)
+  const endProcesses = yield* makeThreadEnder(marks, mark)
   /** Threads that belong to a run now. Codex has one subscription and one turn a thread, so a second run would break both. */
   const inUse = new Set<string>()
   /** Runs that may be a parent. Each has a live relay, so there are at most `maxRelays`. */

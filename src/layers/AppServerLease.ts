@@ -320,11 +320,12 @@ export const make = Effect.gen(function* () {
         orElse: () => Effect.fail(new LeaseTimeout({ timeoutMs }))
       })
     )
+    // Before it is asked for: an interruption may come between the answer and whatever would follow it.
+    const held = yield* Scope.fork(yield* Effect.scope)
+    yield* Scope.addFinalizer(held, giveBack(number))
     // A borrow that fails gives its claim back at once, even in a scope that lives on.
-    return yield* Effect.acquireRelease(
-      Effect.onExit(asked, (exit) => (Exit.isFailure(exit) ? giveBack(number) : Effect.void)),
-      () => giveBack(number),
-      { interruptible: true }
+    return yield* Effect.onExit(asked, (exit) =>
+      Exit.isFailure(exit) ? Scope.close(held, exit) : Effect.void
     )
   })
 

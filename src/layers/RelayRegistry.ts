@@ -198,7 +198,7 @@ export const make = Effect.gen(function* () {
             Effect.ignore(conclude(unanswered(settings.directions, event), null))
           )
         )
-        const repeats = fenceDenies((yield* actor.state).fence, begun, event)
+        const repeats = fenceDenies((yield* actor.state).fence, begun, event, settled)
         const decision: Decision =
           repeats === null
             ? settled

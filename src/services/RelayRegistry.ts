@@ -176,16 +176,15 @@ const raiseFence = (fence: FenceState, finished: ReadonlySet<string>): readonly 
   ]
 }
 
-/** Why a call may not run behind the fence, or null. `begun` is how often it had been raised when the call was asked for. */
-export const fencedBecause = (
-  fence: FenceState,
-  call: { readonly id: string; readonly does: string },
-  begun: number
-): string | null => {
+/**
+ * Why a call may not run behind the fence, or null: by its id, and by everything it does, as it was asked for and as it was
+ * granted. `begun` is how often the fence had been raised when the call was asked for.
+ */
+export const fencedBecause = (fence: FenceState, call: Remembered, begun: number): string | null => {
   const ran = "it may have run; check its effects instead of repeating it"
   if (begun < fence.raised)
     return `Holdfast: the app-server was lost while this call was being decided; ${ran}`
-  if (fence.ids.has(call.id) || fence.calls.has(call.does))
+  if (fence.ids.has(call.id) || call.does.some((does) => fence.calls.has(does)))
     return `Holdfast: this call was decided before the app-server was lost, and ${ran}`
   return fence.forgotten > 0 && fence.raised > 0
     ? `Holdfast: more calls were decided before the app-server was lost than are remembered, and this may be one of them; ${ran}`

@@ -17,7 +17,7 @@ import { redact } from "../../services/Redaction.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import type { Transport } from "./appServerConnection.ts"
 import { errorCode } from "./errorCode.ts"
-import { isStill, kinOf, type Seen, signal, vitals } from "./procfs.ts"
+import { isStill, kinOf, type Seen, signal, switchesOf, vitals } from "./procfs.ts"
 
 /** Characters of stderr kept for a report; the reference system keeps the same. */
 const stderrTailLength = 2000
@@ -33,8 +33,6 @@ const terminateGraceMs = 2000
 const reapTimeoutMs = 5000
 /** Without a mark: from asking the descendants to killing them, as a sweep does by default. */
 const kinGraceMs = 500
-/** Looks in a row that see a stopped child; one alone may meet a stop that is over at once. */
-const stoppedLooks = 2
 
 export interface ChildOptions {
   readonly program: string
@@ -148,10 +146,14 @@ export const launch = Effect.fnUntraced(function* (
     cpuTimeMs: () => look()?.cpuTimeMs ?? null,
     exited,
     stopped: Effect.gen(function* () {
-      let seen = 0
-      while (seen < stoppedLooks) {
+      let before: string | null = null
+      while (true) {
         yield* Effect.sleep(options.lease.stateLookMs)
-        seen = look()?.state === "T" ? seen + 1 : 0
+        const now = look()
+        // Two looks may meet two stops, as when something doses its processor time; in one lasting stop nothing moves.
+        const still = now?.state === "T" ? `${switchesOf(child.pid!)} ${now.cpuTimeMs}` : null
+        if (still !== null && still === before) return
+        before = still
       }
     }),
     gone: Deferred.await(gone)

@@ -32,7 +32,7 @@ export interface Routes {
   /** False when the borrower was too far behind, and is shed. */
   readonly offer: (route: Route, message: Incoming, length: number) => boolean
   readonly open: (threadId: string, inbox: Inbox) => Route
-  /** Takes the thread's sub-agents along. */
+  /** Takes the thread's sub-agents along, and theirs. */
   readonly close: (route: Route) => void
   readonly failAll: (error: AppServerLost) => void
 }
@@ -52,6 +52,17 @@ export const makeRoutes = (): Routes => {
     if (routes.get(route.threadId) === route) routes.delete(route.threadId)
     const unread = Queue.sizeUnsafe(route.inbox)
     Queue.failCauseUnsafe(route.inbox, Cause.fail(new BorrowerShed({ threadId: route.threadId, unread })))
+  }
+
+  /** All generations; those below a thread with a route of its own stay with that one. */
+  const forgetDescendants = (ancestor: string): void => {
+    const children = Map.groupBy(parents.keys(), (child) => parents.get(child)!)
+    const rest = [ancestor]
+    for (let parent = rest.pop(); parent !== undefined; parent = rest.pop())
+      for (const child of children.get(parent) ?? []) {
+        parents.delete(child)
+        if (!routes.has(child)) rest.push(child)
+      }
   }
 
   return {
@@ -85,7 +96,7 @@ export const makeRoutes = (): Routes => {
     },
     close: (route) => {
       if (routes.get(route.threadId) === route) routes.delete(route.threadId)
-      for (const [child, parent] of parents) if (parent === route.threadId) parents.delete(child)
+      forgetDescendants(route.threadId)
     },
     failAll: (error) => {
       for (const { inbox } of routes.values()) Queue.failCauseUnsafe(inbox, Cause.fail(error))

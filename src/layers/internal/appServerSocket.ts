@@ -35,6 +35,13 @@ export interface Dialed {
   readonly gone: Effect.Effect<Gone>
 }
 
+/** What may be shown of an address: a user, a path and a query can each be a secret, and a socket's path is none. */
+const shownAddress = (address: string): string => {
+  if (address.startsWith("unix:")) return address
+  const url = URL.parse(address)
+  return url === null || url.host === "" ? "appServer.connect" : `${url.protocol}//${url.host}`
+}
+
 const unavailable = (problem: string): AppServerUnavailable =>
   new AppServerUnavailable({ stage: "connect", problem })
 
@@ -82,10 +89,11 @@ export const dial = Effect.fnUntraced(function* (
       })
   )
 
-  yield* opened(ws, address).pipe(
+  const shown = shownAddress(address)
+  yield* opened(ws, shown).pipe(
     Effect.timeoutOrElse({
       duration: timeoutMs,
-      orElse: () => Effect.fail(unavailable(`${address} did not take the connection within ${timeoutMs} ms.`))
+      orElse: () => Effect.fail(unavailable(`${shown} did not take the connection within ${timeoutMs} ms.`))
     })
   )
 
@@ -122,10 +130,10 @@ const asLine = (frame: Uint8Array): Uint8Array => {
   return line
 }
 
-const start = (address: string): string =>
-  `Start one with \`codex app-server --listen ${address.replace(/^unix:/, "unix://")}\`, or remove appServer.connect.`
+const start = (shown: string): string =>
+  `Start one with \`codex app-server --listen ${shown.replace(/^unix:/, "unix://")}\`, or remove appServer.connect.`
 
-const opened = (ws: WebSocket, address: string): Effect.Effect<void, AppServerUnavailable> =>
+const opened = (ws: WebSocket, shown: string): Effect.Effect<void, AppServerUnavailable> =>
   Effect.callback((resume) => {
     ws.once("open", () => {
       // Until somebody listens: a message that nobody hears is lost.
@@ -138,8 +146,8 @@ const opened = (ws: WebSocket, address: string): Effect.Effect<void, AppServerUn
         Effect.fail(
           unavailable(
             statusCode === 401 || statusCode === 403
-              ? `${address} refused the login (HTTP ${statusCode}). Set appServer.tokenFile (HOLDFAST_APP_SERVER_TOKEN_FILE) to a file with the token it was started with.`
-              : `${address} answered HTTP ${statusCode} instead of opening a WebSocket. Is it a Codex app-server?`
+              ? `${shown} refused the login (HTTP ${statusCode}). Set appServer.tokenFile (HOLDFAST_APP_SERVER_TOKEN_FILE) to a file with the token it was started with.`
+              : `${shown} answered HTTP ${statusCode} instead of opening a WebSocket. Is it a Codex app-server?`
           )
         )
       )
@@ -150,8 +158,8 @@ const opened = (ws: WebSocket, address: string): Effect.Effect<void, AppServerUn
         Effect.fail(
           unavailable(
             code === "ECONNREFUSED" || code === "ENOENT"
-              ? `nobody listens at ${address}. ${start(address)}`
-              : `${address} cannot be reached (${code}).`
+              ? `nobody listens at ${shown}. ${start(shown)}`
+              : `${shown} cannot be reached (${code}).`
           )
         )
       )
@@ -162,7 +170,7 @@ const opened = (ws: WebSocket, address: string): Effect.Effect<void, AppServerUn
 const checkHost = (address: string): Effect.Effect<void, AppServerUnavailable> =>
   Effect.suspend(() => {
     const url = URL.parse(address)
-    if (url === null || !/^wss?:$/.test(url.protocol) || url.username !== "" || url.hash !== "")
+    if (url === null || !/^wss?:$/.test(url.protocol) || url.username + url.password + url.hash !== "")
       return Effect.fail(
         unavailable("appServer.connect is none of `unix:/PATH`, `ws://127.0.0.1:PORT` and `wss://HOST`.")
       )
@@ -170,7 +178,7 @@ const checkHost = (address: string): Effect.Effect<void, AppServerUnavailable> =
       ? Effect.void
       : Effect.fail(
           unavailable(
-            `${address} is another machine, and \`ws\` would show it and its token to the network. Use \`wss\`.`
+            `${shownAddress(address)} is another machine, and \`ws\` would show it and its token to the network. Use \`wss\`.`
           )
         )
   })

@@ -102,6 +102,18 @@ export const vitals = (pid: number): Vitals | null => {
   return { state, session: Number(session), cpuTimeMs: (Number(user) + Number(system)) * tickMs }
 }
 
+/**
+ * How often its first thread has given up the processor, which each stop and each going on adds to; null where the kernel
+ * does not say. Costs four times a look at its vitals.
+ */
+export const switchesOf = (pid: number): string | null => {
+  const text = read(`/proc/${pid}/status`)
+  if (typeof text !== "string") return null
+  return [...text.matchAll(/^(?:non)?voluntary_ctxt_switches:\s+(\d+)$/gm)]
+    .map(([, count]) => count)
+    .join("+")
+}
+
 /** A process as it was seen: its number alone may belong to another one later. */
 export interface Seen {
   readonly pid: number
@@ -131,6 +143,19 @@ export const kinOf = (leader: number): ReadonlyArray<Seen> => {
         rest.push(pid)
       }
   return [...kin.values()]
+}
+
+/**
+ * Equal as long as a process runs the same program with the same arguments and environment: its name, and where its code,
+ * stack, arguments and environment lie, which the kernel draws anew with every exec. Null when there is no such process.
+ */
+export const imageOf = (pid: number): string | null => {
+  const text = read(`/proc/${pid}/stat`)
+  if (typeof text !== "string") return null
+  const end = text.lastIndexOf(")")
+  // Fields 26, 28, 48 and 50 of proc_pid_stat(5); state is field 3.
+  const fields = text.slice(end + 2).split(" ")
+  return `${text.slice(text.indexOf("("), end)} ${[23, 25, 45, 47].map((index) => fields[index]).join(" ")}`
 }
 
 /** Whether it is still the process that was seen. */

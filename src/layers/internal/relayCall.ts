@@ -44,24 +44,33 @@ export const digestOf = (text: string): string => crypto.hash("sha256", text, "b
 const doesOf = (event: HookEvent, call: ToolCall, text: string): string =>
   digestOf(`${call.tool}\0${event.cwd ?? ""}\0${text}`)
 
+/** What it was asked to do, and what it may do where that was rewritten. */
+const doingsOf = (event: HookEvent, call: ToolCall, decision: Decision): ReadonlyArray<string> => {
+  const asked = doesOf(event, call, textOf(call))
+  return decision.verdict._tag === "rewrite"
+    ? [asked, doesOf(event, call, grantedText(call, decision))]
+    : [asked]
+}
+
 /** What a fence remembers of a call that is about to run. */
 export const rememberedOf = (event: HookEvent, decision: Decision): Remembered | null => {
   if (event.call === null || defaultDirection(event.event) === "open") return null
-  const { call } = event
   const id = digestOf(event.callId.id)
-  if (decision.verdict._tag === "deny") return { id, does: [] }
-  const asked = doesOf(event, call, textOf(call))
-  return decision.verdict._tag === "allow"
-    ? { id, does: [asked] }
-    : { id, does: [asked, doesOf(event, call, grantedText(call, decision))] }
+  return { id, does: decision.verdict._tag === "deny" ? [] : doingsOf(event, event.call, decision) }
 }
 
-export const fenceDenies = (fence: FenceState, begun: number, event: HookEvent): string | null =>
+/** A policy may not grant what nobody may ask for, so its decision is looked at as well. */
+export const fenceDenies = (
+  fence: FenceState,
+  begun: number,
+  event: HookEvent,
+  decision: Decision
+): string | null =>
   fence.raised === 0 || event.call === null || defaultDirection(event.event) === "open"
     ? null
     : fencedBecause(
         fence,
-        { id: digestOf(event.callId.id), does: doesOf(event, event.call, textOf(event.call)) },
+        { id: digestOf(event.callId.id), does: doingsOf(event, event.call, decision) },
         begun
       )
 

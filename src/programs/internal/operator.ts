@@ -1,14 +1,11 @@
 /** What the verbs of the command line do with a gateway: one connection, and its loss as one clear error. */
-import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import type { RpcClientError } from "effect/rpc/RpcClientError"
 import * as CodexBinary from "../../layers/CodexBinary.ts"
 import * as ControlClient from "../../layers/ControlClient.ts"
 import * as Doctor from "../../layers/Doctor.ts"
@@ -22,12 +19,6 @@ import { ExitWith } from "./terminal.ts"
 import { logging, settingsLayer } from "./surroundings.ts"
 
 export const gateway = Layer.mergeAll(ProcessIdentity.layer, logging).pipe(Layer.provideMerge(settingsLayer))
-
-export class GatewayLost extends Schema.TaggedError<GatewayLost>()("GatewayLost", {}) {
-  override get message(): string {
-    return "The gateway closed the connection before it answered. Look at its log, and start it again with `holdfast up`."
-  }
-}
 
 /** A look into memory takes milliseconds; a gateway that takes this long is stopped or stuck. */
 const answerTimeoutMs = 10_000
@@ -56,20 +47,9 @@ class StopTimeout extends Schema.TaggedError<StopTimeout>()("StopTimeout", {
   }
 }
 
-const isTransport = (error: unknown): boolean => Predicate.isTagged(error, "RpcClientError")
-
-/** Runs with one connection. A transport that fails, even as the library's defect on writing, is a lost gateway. */
-export const oneGateway = <A, E, R>(effect: Effect.Effect<A, E | RpcClientError, R>) =>
-  Effect.provide(effect, ControlClient.layer).pipe(
-    Effect.catchCause(
-      (cause): Effect.Effect<never, GatewayLost | ControlClient.NoGateway | Exclude<E, RpcClientError>> => {
-        const error = Cause.squash(cause)
-        return isTransport(error) || (Cause.hasDies(cause) && Predicate.isTagged(error, "SocketError"))
-          ? Effect.fail(new GatewayLost({}))
-          : Effect.failCause(cause as Cause.Cause<ControlClient.NoGateway | Exclude<E, RpcClientError>>)
-      }
-    )
-  )
+/** Runs with one connection. */
+export const oneGateway = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.provide(effect, ControlClient.layer)
 
 /** Shutdown has its own budgets; this one is above their sum. */
 const stopTimeoutMs = 45_000
@@ -80,7 +60,7 @@ export const askDown = (client: ControlClient.ControlClient["Service"]) =>
     Stream.runHead,
     Effect.flatMap(
       Option.match({
-        onNone: () => Effect.fail(new GatewayLost({})),
+        onNone: () => Effect.fail(new ControlClient.GatewayLost({})),
         onSome: Effect.succeed
       })
     )
@@ -114,8 +94,8 @@ export const runCodex = Effect.fnUntraced(function* <R>(
     readonly prompt: string
   },
   show: (
-    events: Stream.Stream<AgentEvent, AgentRunError | RpcClientError>
-  ) => Effect.Effect<void, AgentRunError | RpcClientError, R>
+    events: Stream.Stream<AgentEvent, AgentRunError | ControlClient.GatewayLost>
+  ) => Effect.Effect<void, AgentRunError | ControlClient.GatewayLost, R>
 ) {
   const client = yield* ControlClient.ControlClient
   let completed = false
