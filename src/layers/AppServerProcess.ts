@@ -24,7 +24,7 @@ import { InstanceMark } from "../services/InstanceMark.ts"
 import { Settings } from "../services/Settings.ts"
 import { launch } from "./internal/appServerChild.ts"
 import { open, type Transport } from "./internal/appServerConnection.ts"
-import { dial } from "./internal/appServerSocket.ts"
+import { dial, shownAddress } from "./internal/appServerSocket.ts"
 import { lostNow } from "./internal/connectionEnd.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
@@ -160,7 +160,7 @@ export const make = Effect.gen(function* () {
     })
     return {
       origin: "adopted",
-      name: address,
+      name: shownAddress(address),
       pid: null,
       transport,
       stderrTail: () => "",

@@ -17,8 +17,8 @@ import {
   warned
 } from "../services/Doctor.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
-import { redact } from "../services/Redaction.ts"
 import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
+import { shownAddress } from "./internal/appServerSocket.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/Doctor.ts"
@@ -62,7 +62,7 @@ const statOf = (look: () => fs.Stats): fs.Stats | null => {
 /** Only looked at, by the rules of the one who connects: what listens there is not asked. */
 const connectCheck = (connect: string): Check => {
   const what = "app-server address"
-  if (!connect.startsWith("unix:")) return passed(what, redact(connect))
+  if (!connect.startsWith("unix:")) return passed(what, shownAddress(connect))
   const socket = connect.slice("unix:".length)
   const stat = statOf(() => fs.statSync(socket))
   return stat?.isSocket() && (stat.uid === effectiveUid() || stat.uid === 0)

@@ -36,7 +36,7 @@ export interface Dialed {
 }
 
 /** What may be shown of an address: a user, a path and a query can each be a secret, and a socket's path is none. */
-const shownAddress = (address: string): string => {
+export const shownAddress = (address: string): string => {
   if (address.startsWith("unix:")) return address
   const url = URL.parse(address)
   return url === null || url.host === "" ? "appServer.connect" : `${url.protocol}//${url.host}`
