@@ -50,7 +50,20 @@ export const migrations: ReadonlyArray<Migration> = [
     ]
   },
   // Null in every older row: no run was spawned by another then.
-  { name: "0002_helpers", statements: ["ALTER TABLE audit ADD COLUMN spawned_by TEXT"] }
+  { name: "0002_helpers", statements: ["ALTER TABLE audit ADD COLUMN spawned_by TEXT"] },
+  {
+    name: "0003_runs",
+    statements: [
+      `CREATE TABLE runs (
+        run_id TEXT PRIMARY KEY, epoch TEXT NOT NULL, spec TEXT NOT NULL,
+        boot_id TEXT NOT NULL, pid_namespace TEXT NOT NULL, mark_low INTEGER, mark_high INTEGER,
+        created_at REAL NOT NULL,
+        attempt INTEGER NOT NULL, pid INTEGER, start_token TEXT,
+        ended_at REAL, outcome TEXT
+      ) STRICT`,
+      "CREATE INDEX runs_open ON runs (epoch) WHERE ended_at IS NULL"
+    ]
+  }
 ]
 
 /** The migrations still to run, or the first name that this version cannot explain: one it lacks, or has elsewhere. */

@@ -1,0 +1,200 @@
+/**
+ * The live PtySupervisor on files of its own, with an epoch whose marks the test runner does not carry itself; and who is
+ * left of a run, read here from /proc by other code than the one under test.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
+import * as References from "effect/References"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { DatabaseSync } from "node:sqlite"
+import { fileURLToPath } from "node:url"
+import { layer as layerDatabase } from "../../src/layers/Database.ts"
+import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
+import { layer, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
+import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
+import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
+import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
+import { Epoch } from "../../src/services/Epoch.ts"
+import { candidateRange, type MarkRange, overlaps } from "../../src/services/InstanceMark.ts"
+import { runDefaults, type RunSpec } from "../../src/services/Run.ts"
+import { resolvePaths, Settings } from "../../src/services/Settings.ts"
+import { record } from "./Epoch.ts"
+import { carriers } from "./markedProcesses.ts"
+
+export const directory = Effect.acquireRelease(
+  Effect.sync(() => mkdtempSync(`${tmpdir()}/hf-pty-`)),
+  (path) => Effect.sync(() => rmSync(path, { recursive: true, force: true }))
+)
+
+/** An epoch that gives marks of a range that is free on this machine, or none. */
+const epochOf = (epoch: string, marked: boolean) =>
+  Layer.effect(
+    Epoch,
+    Effect.gen(function* () {
+      const { self } = yield* ProcessIdentity
+      const { choose } = yield* InstanceMark
+      const mark = marked ? yield* choose : null
+      const claimed = new Set<MarkRange>()
+      const claim = Effect.gen(function* () {
+        if (mark === null) return null
+        for (;;) {
+          const range = candidateRange(mark.high, yield* Random.next)
+          if (range === null || [...claimed].some((other) => overlaps(other, range))) continue
+          claimed.add(range)
+          return range
+        }
+      })
+      return Epoch.of({
+        current: record({ epoch, owner: self, mark }),
+        unmarked: null,
+        claimMark: Effect.acquireRelease(claim, (range) =>
+          Effect.sync(() => range !== null && claimed.delete(range))
+        ),
+        swept: [],
+        sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
+      })
+    })
+  )
+
+export interface WorldOptions {
+  readonly home?: string
+  readonly epoch?: string
+  /** False where the system has none. */
+  readonly marked?: boolean
+  readonly environment?: Readonly<Record<string, string>>
+}
+
+/** A life of a gateway; it ends with the scope, or by `close`. */
+export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions = {}) {
+  const home = options.home ?? (yield* directory)
+  const paths = resolvePaths({
+    env: { HOLDFAST_HOME: home },
+    uid: 0,
+    homeDirectory: home,
+    tempDirectory: home
+  })
+  const all = yield* Settings
+  const settings = Layer.succeed(Settings, {
+    ...all,
+    paths,
+    environment: options.environment ?? { PATH: process.env["PATH"] }
+  })
+  const epoch = epochOf(options.epoch ?? "01J0000000000000000000000A", options.marked ?? true)
+  const graph = layer.pipe(
+    Layer.provideMerge(epoch),
+    Layer.provideMerge(layerMark),
+    Layer.provideMerge([layerIdentity, layerDatabase, layerRunLog, layerSyscalls, layerTree]),
+    Layer.provide(settings),
+    Layer.provide(Layer.succeed(References.MinimumLogLevel, "Error"))
+  )
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  const context = yield* Layer.build(Layer.fresh(graph)).pipe(Scope.provide(scope))
+  const range = Context.get(context, Epoch).current.mark
+  // Whatever a test leaves ends with it.
+  yield* Effect.addFinalizer(() =>
+    Effect.sync(() => {
+      if (range !== null) for (const pid of carriers(range.low, range.high)) process.kill(pid, "SIGKILL")
+    })
+  )
+  return {
+    home,
+    runs: Context.get(context, PtySupervisor),
+    log: Context.get(context, RunLog),
+    range,
+    close: Scope.close(scope, Exit.void),
+    /** As the ledger has them, on a connection of its own. */
+    endsOf: (runIds: ReadonlyArray<string>) =>
+      Effect.sync(() => {
+        const ends = new Map(rowsOf(home).map(({ run_id, outcome }) => [run_id, JSON.parse(String(outcome))]))
+        return runIds.map((runId) => {
+          const { reason, extinction } = ends.get(runId)
+          return { reason: reason?._tag, extinction }
+        })
+      })
+  }
+})
+
+export type World = Effect.Success<ReturnType<typeof supervisorOf>>
+
+/** The ledger of a home, which may be changed first. */
+export const rowsOf = (home: string, change?: string) => {
+  const database = new DatabaseSync(`${home}/state/holdfast.db`)
+  if (change !== undefined) database.exec(change)
+  const rows = database.prepare("SELECT * FROM runs ORDER BY created_at, run_id").all()
+  database.close()
+  return rows
+}
+
+/** Waits for its own end. */
+export const over = (world: World, runId: string) =>
+  Effect.map(Stream.runCollect(world.runs.watch(runId)), (all) => all.at(-1)!)
+
+/** A command with this process's PATH, in the temp directory. */
+export const specOf = (command: string, over: Partial<RunSpec> = {}): RunSpec => ({
+  ...runDefaults,
+  command,
+  args: [],
+  cwd: tmpdir(),
+  ...over
+})
+
+export const shell = (script: string, over: Partial<RunSpec> = {}): RunSpec =>
+  specOf("sh", { args: ["-c", script], ...over })
+
+const tortures = fileURLToPath(new URL("../fixtures/torture", import.meta.url))
+
+export const vices: ReadonlyArray<string> = readdirSync(tortures)
+
+export const torture = (vice: string, over: Partial<RunSpec> = {}): RunSpec =>
+  specOf(`${tortures}/${vice}`, over)
+
+/** Everything that a run has printed, when it is over. */
+export const printed = (log: RunLog["Service"], runId: string) =>
+  log.read(runId, { _tag: "start" }, { follow: false }).pipe(
+    Stream.runCollect,
+    Effect.map((chunks) => Buffer.concat(chunks.map(({ bytes }) => bytes)).toString())
+  )
+
+/** Waits until its process exists and it has printed a text. */
+export const untilPrinted = (world: World, runId: string, text: string) =>
+  world.runs.watch(runId).pipe(
+    Stream.takeUntil(({ leader }) => leader !== null),
+    Stream.runDrain,
+    Effect.andThen(
+      world.log.read(runId, { _tag: "start" }, { follow: true }).pipe(
+        Stream.mapAccum(
+          () => "",
+          (sofar, { bytes }) => {
+            const now = sofar + Buffer.from(bytes).toString()
+            return [now, [now]] as const
+          }
+        ),
+        Stream.takeUntil((sofar) => sofar.includes(text)),
+        Stream.runDrain
+      )
+    )
+  )
+
+/** Numbers of the live processes that have a run's cookie in their environment. */
+const cookieBearers = (runId: string): ReadonlyArray<number> =>
+  readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`HOLDFAST_RUN=${runId}`)
+      } catch {
+        return false
+      }
+    })
+
+/** Everybody who is left of some runs, by the epoch's marks and by the cookies. */
+export const leftOf = (range: MarkRange | null, runIds: ReadonlyArray<string>): ReadonlyArray<number> => [
+  ...new Set([...(range === null ? [] : carriers(range.low, range.high)), ...runIds.flatMap(cookieBearers)])
+]
