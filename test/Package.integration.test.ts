@@ -197,7 +197,7 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
           const modules = path.join(project, "node_modules")
           const installed = Object.keys(readJson(path.join(modules, ".package-lock.json")).packages)
           const ofOurs =
-            /(^|\/)(node-linux|node$|@openai\/|typescript|@typescript\/|@effect\/(tsgo|vitest)|vitest|rolldown|oxlint|prettier|knip)/
+            /^node(-linux|-darwin|$)|(^|\/)(@openai\/|typescript|@typescript\/|@effect\/(tsgo|vitest)|vitest|rolldown|oxlint|prettier|knip)/
           assert.deepStrictEqual(
             installed.map((at) => at.slice("node_modules/".length)).filter((name) => ofOurs.test(name)),
             []
