@@ -269,8 +269,11 @@ export const runTurn = Effect.fnUntraced(function* (options: {
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
       const unread = yield* Effect.orElseSucceed(Queue.clear(incoming), () => [])
+      for (const { method, params } of unread) track(method, params)
+      const interrupted = yield* interruptAll
+      // Not before the interrupt: Codex would go on to the model with the refusal.
       yield* Effect.forEach(unread, refuseLate, { discard: true })
-      if (yield* interruptAll) yield* Effect.timeoutOption(cleanAll, cleanupBudgetMs)
+      if (interrupted) yield* Effect.timeoutOption(cleanAll, cleanupBudgetMs)
     }).pipe(Effect.ensuring(letGo))
   )
   const started = yield* Effect.uninterruptible(
