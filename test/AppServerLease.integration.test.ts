@@ -154,8 +154,9 @@ describe("the shared app-server", () => {
       const gateway = yield* startGateway(place)
       const { epoch, mark } = yield* statusOfGateway(place)
       const names = Array.from({ length: 50 }, (_, index) => `thread-${index}-end`)
+      // Codex, busy, may miss the output of a command that is gone at once.
       for (const name of names)
-        yield* scripted(name, [shell(`echo out-of-${name}`), { say: `answer of ${name}` }])
+        yield* scripted(name, [shell(`echo out-of-${name}; sleep 0.3`), { say: `answer of ${name}` }])
       const all = yield* Effect.forEach(names, (name) => runOf(place, { prompt: name }), {
         concurrency: "unbounded"
       })
