@@ -26,26 +26,10 @@ import { launch } from "./internal/appServerChild.ts"
 import { open, type Transport } from "./internal/appServerConnection.ts"
 import { dial, shownAddress } from "./internal/appServerSocket.ts"
 import { lostNow } from "./internal/connectionEnd.ts"
+import { passed } from "./internal/passedVariables.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/AppServerProcess.ts"
-
-/** What an agent's tools need to work as in a terminal; everything else stays with the gateway. */
-const passedVariables = [
-  "PATH",
-  "HOME",
-  "USER",
-  "LOGNAME",
-  "SHELL",
-  "LANG",
-  "LC_ALL",
-  "LC_CTYPE",
-  "TERM",
-  "TZ",
-  "TMPDIR",
-  "SSL_CERT_FILE",
-  "SSL_CERT_DIR"
-]
 
 /** Codex asks the network for plugins, apps, analytics and updates at start unless told not to. */
 const launchArguments = [
@@ -97,12 +81,7 @@ export const make = Effect.gen(function* () {
   const epoch = yield* Epoch
   const marks = yield* InstanceMark
   const auth = yield* CodexAuth
-  const env = Object.fromEntries(
-    [...passedVariables, ...codex.passEnv].flatMap((name) => {
-      const value = environment[name]
-      return value === undefined ? [] : [[name, value]]
-    })
-  )
+  const env = passed(environment, ["TERM", ...codex.passEnv])
 
   // Codex makes no sandbox helpers in a home below the temp dir, so such a home gets a temp dir of its own inside it.
   const ownTemp = `${codex.home}/tmp`

@@ -42,6 +42,7 @@ import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { launchChild } from "./internal/launchChild.ts"
+import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
 import { reapTimeoutMs } from "./internal/runChild.ts"
 import { makeHistory } from "./internal/runHistory.ts"
@@ -51,22 +52,6 @@ import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
 export * from "../services/PtySupervisor.ts"
-
-/** What a command needs to work as in its user's shell; everything else, secrets first of all, stays with the gateway. */
-const passedVariables = [
-  "PATH",
-  "HOME",
-  "USER",
-  "LOGNAME",
-  "SHELL",
-  "LANG",
-  "LC_ALL",
-  "LC_CTYPE",
-  "TZ",
-  "TMPDIR",
-  "SSL_CERT_FILE",
-  "SSL_CERT_DIR"
-]
 
 /** What RunLog keeps and Screen draws; pipes are no terminal at all. */
 const terminals = { pty: "xterm-256color", pipes: "dumb" } as const
@@ -116,14 +101,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   const admitting = yield* Semaphore.make(1)
   let closing = false
 
-  const passed = Object.fromEntries(
-    passedVariables.flatMap((name) => {
-      const value = environment[name]
-      return value === undefined ? [] : [[name, value] as const]
-    })
-  )
   const environmentOf = (id: string, { env, pty }: RunSpec): Readonly<Record<string, string>> => ({
-    ...passed,
+    ...passed(environment),
     TERM: terminals[pty === null ? "pipes" : "pty"],
     ...env,
     [cookieVariable]: id

@@ -17,6 +17,7 @@ import { redact } from "../../services/Redaction.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import type { Transport } from "./appServerConnection.ts"
 import { errorCode } from "./errorCode.ts"
+import { killGroup } from "./killGroup.ts"
 import { isStill, kinOf, type Seen, signal, switchesOf, vitals } from "./procfs.ts"
 
 /** Characters of stderr kept for a report; the reference system keeps the same. */
@@ -209,16 +210,6 @@ const remember = (kin: Map<number, Seen>, child: Process): void => {
   for (const one of kinOf(child.pid!)) kin.set(one.pid, one)
 }
 
-/** It leads its session and group since it was forked, and nobody can take a group away from its leader. */
-const killGroup = (child: Process): void => {
-  if (!isUnreaped(child)) return
-  try {
-    process.kill(-child.pid!, "SIGKILL")
-  } catch {
-    child.kill("SIGKILL")
-  }
-}
-
 /** Asks, tells and kills, each only as long as it has not left; poisoned ones are not asked, stopped ones cannot answer. */
 const end = Effect.fnUntraced(function* (
   child: Process,
@@ -235,7 +226,7 @@ const end = Effect.fnUntraced(function* (
     if (isUnreaped(child)) child.kill("SIGTERM")
     yield* within(poison === null ? terminateGraceMs : poisonGraceMs)
   }
-  killGroup(child)
+  if (isUnreaped(child)) killGroup(child.pid!)
   yield* within(reapTimeoutMs)
 })
 
