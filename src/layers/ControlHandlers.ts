@@ -103,7 +103,7 @@ export const make = Effect.gen(function* () {
     Down: () =>
       Stream.succeed({ owner: current.owner }).pipe(
         Stream.concat(Stream.never),
-        Stream.ensuring(shutdown.request)
+        Stream.ensuring(shutdown.request("down"))
       )
   })
 })

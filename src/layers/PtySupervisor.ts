@@ -21,8 +21,10 @@ import { InstanceMark } from "../services/InstanceMark.ts"
 import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import {
   endOfInfo,
+  type EndRequest,
   findRun,
   infoOfState,
+  lostGateway,
   maxRuns,
   newestFirst,
   PtySupervisor,
@@ -31,10 +33,18 @@ import {
   type RunKnown,
   RunNameInUse,
   RunStillLive,
+  type RunVariables,
   ScopeInUse,
   TooManyRuns
 } from "../services/PtySupervisor.ts"
-import type { ExitReason, RunAction, RunEvent, RunSpec, RunState } from "../services/Run.ts"
+import {
+  type ExitReason,
+  type RunAction,
+  type RunEvent,
+  type RunSpec,
+  type RunState,
+  withoutValues
+} from "../services/Run.ts"
 import { cookieVariable } from "../services/RunLedger.ts"
 import { RunLog } from "../services/RunLog.ts"
 import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
@@ -101,10 +111,15 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   const admitting = yield* Semaphore.make(1)
   let closing = false
 
-  const environmentOf = (id: string, { env, pty }: RunSpec): Readonly<Record<string, string>> => ({
+  const environmentOf = (
+    id: string,
+    { env, pty }: RunSpec,
+    variables: RunVariables
+  ): Readonly<Record<string, string>> => ({
     ...passed(environment),
     TERM: terminals[pty === null ? "pipes" : "pty"],
     ...env,
+    ...variables,
     [cookieVariable]: id
   })
 
@@ -144,7 +159,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     })
 
   /** In one step for everybody else: what is decided here still holds when the row and the actor are there. */
-  const admit = Effect.fnUntraced(function* (spec: RunSpec) {
+  const admit = Effect.fnUntraced(function* (spec: RunSpec, variables: RunVariables) {
     // Whoever may still ask is about to end with everything else.
     if (closing) return yield* Effect.interrupt
     const ofScope = [...live.values()].filter((run) => spec.scope !== null && run.spec.scope === spec.scope)
@@ -166,7 +181,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
       yield* ledger.insert({
         runId: id,
         epoch: epoch.current.epoch,
-        spec,
+        spec: withoutValues(spec),
         bootId,
         pidNamespace,
         mark,
@@ -183,7 +198,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     for (const old of forgotten) past.forget(old)
     yield* Effect.forkIn(Effect.forEach(forgotten, forgetLog, { discard: true }), scopes)
 
-    let known: RunKnown = { id, spec, createdAt, leader: null, endedAt: null }
+    let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
     const over = yield* Deferred.make<RunInfo>()
@@ -214,7 +229,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     const life: RunLife = makeRunLife({
       runId: id,
       spec,
-      env: environmentOf(id, spec),
+      env: environmentOf(id, spec, variables),
       mark,
       scope,
       launch,
@@ -266,17 +281,15 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   const forgetLog = (runId: string) =>
     Effect.catch(log.remove(runId), (error) => Effect.logWarning(error.message))
 
-  const start = Effect.fn("PtySupervisor.start")(function* (spec: RunSpec) {
-    return yield* admitting.withPermits(1)(Effect.uninterruptible(admit(spec)))
+  const start = Effect.fn("PtySupervisor.start")(function* (spec: RunSpec, variables: RunVariables = {}) {
+    return yield* admitting.withPermits(1)(Effect.uninterruptible(admit(spec, variables)))
   })
 
-  const end = Effect.fn("PtySupervisor.end")(function* (
-    runId: string,
-    { by, graceMs }: { readonly by: string; readonly graceMs: number | null }
-  ) {
+  const end = Effect.fn("PtySupervisor.end")(function* (runId: string, { by, graceMs }: EndRequest) {
     const run = live.get(runId)
     if (run === undefined) return yield* past.find(runId)
-    yield* endRun(run, { _tag: "stopped", by }, graceMs ?? run.spec.killGraceMs)
+    const reason: ExitReason = by === lostGateway ? { _tag: "gateway-lost" } : { _tag: "stopped", by }
+    yield* endRun(run, reason, graceMs ?? run.spec.killGraceMs)
     return yield* Deferred.await(run.over)
   })
 
@@ -314,8 +327,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   return PtySupervisor.of({
     reconciled,
     start,
-    spawn: Effect.fn("PtySupervisor.spawn")(function* (spec: RunSpec) {
-      return yield* Effect.acquireRelease(start(spec), ({ id }) =>
+    spawn: Effect.fn("PtySupervisor.spawn")(function* (spec: RunSpec, variables: RunVariables = {}) {
+      return yield* Effect.acquireRelease(start(spec, variables), ({ id }) =>
         Effect.ignore(end(id, { by: "scope", graceMs: null }))
       )
     }),

@@ -33,7 +33,7 @@ import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
 import * as RelayRegistry from "../layers/RelayRegistry.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
-import { Control, Shutdown } from "../services/Control.ts"
+import { Control, Shutdown, type ShutdownKind } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -113,15 +113,25 @@ const readArguments = (): { readonly json: boolean } => {
 
 const args = readArguments()
 const requested = Deferred.makeUnsafe<void>()
-const stop = Effect.asVoid(Deferred.succeed(requested, undefined))
-const shutdown = Layer.succeed(Shutdown, { request: stop, requested: Deferred.await(requested) })
-
-let signals = 0
-const onSignal = (): void => {
-  if (++signals > 1) process.exit(130)
+let kind: ShutdownKind | null = null
+const request = (asked: ShutdownKind): void => {
+  if (kind !== "down") kind = asked
   Deferred.doneUnsafe(requested, Effect.void)
 }
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal)
+const shutdown = Layer.succeed(Shutdown, {
+  request: (asked) => Effect.sync(() => request(asked)),
+  requested: Deferred.await(requested),
+  kind: Effect.sync(() => kind)
+})
+
+let signals = 0
+const onSignal = (asked: ShutdownKind) => (): void => {
+  if (++signals > 1) process.exit(130)
+  request(asked)
+}
+// A person at the terminal wants it over; a service manager, or a terminal that closes, may start the next one.
+process.on("SIGINT", onSignal("down"))
+for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal("handover"))
 
 const main = Effect.gen(function* () {
   const { current } = yield* Epoch.Epoch

@@ -95,10 +95,19 @@ export class NoGateway extends Schema.TaggedError<NoGateway>()("NoGateway", { so
   }
 }
 
+/** `down`: everything the gateway owns ends with it. `handover`: what another gateway can go on with is left to the keeper. */
+export type ShutdownKind = "down" | "handover"
+
 /** The gateway's own end, as a value: asked for by `down` or a signal, awaited by the program. */
 export class Shutdown extends Context.Service<
   Shutdown,
-  { readonly request: Effect.Effect<void>; readonly requested: Effect.Effect<void> }
+  {
+    /** The first one stands, but for a `down` after a `handover`. */
+    readonly request: (kind: ShutdownKind) => Effect.Effect<void>
+    readonly requested: Effect.Effect<void>
+    /** What it is to be, as far as is known; null before anybody asked. */
+    readonly kind: Effect.Effect<ShutdownKind | null>
+  }
 >()("holdfast/Shutdown") {}
 
 /** A person has a few terminals and an agent a few commands; past this a connection is closed at once. */

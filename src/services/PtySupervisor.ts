@@ -30,6 +30,7 @@ export const maxRuns = 2_000
 export const RunInfo = Schema.Struct({
   /** `r-` and 26 characters of a ULID: sorted by age, and unambiguous from a few characters on. */
   id: Schema.String,
+  /** Without the values of its environment. */
   spec: RunSpec,
   state: Schema.Literals(["Requested", "Spawning", "Running", "Stopping", "Exited", "Lost"]),
   leader: Schema.NullOr(Leader),
@@ -226,7 +227,38 @@ export class RunInputRefused extends Schema.TaggedError<RunInputRefused>()("RunI
   }
 }
 
-export type StartFailure = RunNameInUse | ScopeInUse | TooManyRuns | RunLedgerError
+/** Of the layer that asks a keeper; the one in process has none to miss. */
+export class KeeperUnavailable extends Schema.TaggedError<KeeperUnavailable>()("KeeperUnavailable", {
+  problem: Schema.Literals(["not-started", "lost", "unresponsive", "gave-up", "closing"]),
+  detail: Schema.String
+}) {
+  override get message(): string {
+    const problem = {
+      "not-started": "could not be started",
+      lost: "was lost while it was asked; its runs are being ended, and another is started",
+      unresponsive: "does not answer",
+      "gave-up": "was lost too often of late, so none is started for now",
+      closing: "is ending, with its gateway"
+    }[this.problem]
+    return `The keeper, which holds the runs, ${problem}.${this.detail === "" ? "" : ` ${this.detail}`}`
+  }
+}
+
+export type StartFailure = RunNameInUse | ScopeInUse | TooManyRuns | RunLedgerError | KeeperUnavailable
+
+/** Why a run is ended from outside. */
+export interface EndRequest {
+  /** Who wants it; `gateway-lost` is the keeper's own reason. */
+  readonly by: string
+  /** Null: the run's own. */
+  readonly graceMs: number | null
+}
+
+/** The `by` of a run that ends because its gateway did; its reason is `gateway-lost` then. */
+export const lostGateway = "gateway-lost"
+
+/** Variables over what every run gets and its spec says: given to the process, and kept and shown nowhere. */
+export type RunVariables = Readonly<Record<string, string>>
 
 export class PtySupervisor extends Context.Service<
   PtySupervisor,
@@ -236,27 +268,34 @@ export class PtySupervisor extends Context.Service<
      * itself, by `end`, or with the supervisor. One that replaces a run of which something would not end never begins: it
      * is over with a spawn error that names the processes.
      */
-    readonly start: (spec: RunSpec) => Effect.Effect<RunInfo, StartFailure>
+    readonly start: (spec: RunSpec, variables?: RunVariables) => Effect.Effect<RunInfo, StartFailure>
     /** The same, and it ends with the scope: asked, killed and swept before the scope is closed. */
-    readonly spawn: (spec: RunSpec) => Effect.Effect<RunInfo, StartFailure, Scope.Scope>
+    readonly spawn: (
+      spec: RunSpec,
+      variables?: RunVariables
+    ) => Effect.Effect<RunInfo, StartFailure, Scope.Scope>
     /** What the start found of earlier epochs' runs and did about it. */
     readonly reconciled: ReadonlyArray<Reconciled>
     /** Newest first. */
-    readonly list: Effect.Effect<ReadonlyArray<RunInfo>>
+    readonly list: Effect.Effect<ReadonlyArray<RunInfo>, KeeperUnavailable>
     /** By id, by unambiguous beginning of an id, or by name: of a live run first, else of the newest. */
-    readonly find: (ref: string) => Effect.Effect<RunInfo, RunNotFound | RunAmbiguous>
+    readonly find: (ref: string) => Effect.Effect<RunInfo, RunNotFound | RunAmbiguous | KeeperUnavailable>
     /** The run as it is and as it changes; ends when it is over. */
-    readonly watch: (runId: string) => Stream.Stream<RunInfo, RunNotFound>
+    readonly watch: (runId: string) => Stream.Stream<RunInfo, RunNotFound | KeeperUnavailable>
     /** Returns when it is over and nothing is left, or what is left is named; at once when it was over already. */
-    readonly end: (
-      runId: string,
-      how: { readonly by: string; readonly graceMs: number | null }
-    ) => Effect.Effect<RunInfo, RunNotFound>
+    readonly end: (runId: string, how: EndRequest) => Effect.Effect<RunInfo, RunNotFound | KeeperUnavailable>
     /** Taken as a whole or not at all; fails when it has no process that reads. */
-    readonly write: (runId: string, bytes: Uint8Array) => Effect.Effect<void, RunNotFound | RunInputRefused>
-    readonly closeInput: (runId: string) => Effect.Effect<void, RunNotFound | RunInputRefused>
-    readonly resize: (runId: string, size: WindowSize) => Effect.Effect<void, RunNotFound>
+    readonly write: (
+      runId: string,
+      bytes: Uint8Array
+    ) => Effect.Effect<void, RunNotFound | RunInputRefused | KeeperUnavailable>
+    readonly closeInput: (
+      runId: string
+    ) => Effect.Effect<void, RunNotFound | RunInputRefused | KeeperUnavailable>
+    readonly resize: (runId: string, size: WindowSize) => Effect.Effect<void, RunNotFound | KeeperUnavailable>
     /** Forgets an ended run and its log. */
-    readonly remove: (runId: string) => Effect.Effect<void, RunNotFound | RunStillLive | RunLedgerError>
+    readonly remove: (
+      runId: string
+    ) => Effect.Effect<void, RunNotFound | RunStillLive | RunLedgerError | KeeperUnavailable>
   }
 >()("holdfast/PtySupervisor") {}

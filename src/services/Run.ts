@@ -69,6 +69,14 @@ export const RunSpec = Schema.Struct({
 })
 export type RunSpec = typeof RunSpec.Type
 
+/** Instead of every value of an environment, wherever a run is written down or shown: some are keys. */
+export const maskedValue = "***"
+
+export const withoutValues = (spec: RunSpec): RunSpec => ({
+  ...spec,
+  env: Object.fromEntries(Object.keys(spec.env).map((name) => [name, maskedValue]))
+})
+
 /** What the operator does not say. */
 export const runDefaults = {
   env: {},

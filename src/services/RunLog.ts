@@ -144,7 +144,18 @@ export class LogReaderSlow extends Schema.TaggedError<LogReaderSlow>()("LogReade
   }
 }
 
-export type RunLogReadError = RunLogRefused | RunLogMissing | RunLogUnreadable | LogReaderSlow
+/** Whoever writes it cannot be asked. */
+export class RunLogUnavailable extends Schema.TaggedError<RunLogUnavailable>()("RunLogUnavailable", {
+  runId: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `The log of run ${this.runId} cannot be read now. ${this.detail}`
+  }
+}
+
+export type RunLogReadError =
+  RunLogRefused | RunLogMissing | RunLogUnreadable | LogReaderSlow | RunLogUnavailable
 
 /** A piece of a log: one file. */
 export interface Segment {
@@ -328,7 +339,9 @@ export class RunLog extends Context.Service<
       from: LogPosition,
       options: { readonly follow: boolean }
     ) => Stream.Stream<LogChunk | ResizeMark, RunLogReadError>
-    readonly info: (runId: string) => Effect.Effect<LogInfo, RunLogRefused | RunLogMissing | RunLogUnreadable>
+    readonly info: (
+      runId: string
+    ) => Effect.Effect<LogInfo, RunLogRefused | RunLogMissing | RunLogUnreadable | RunLogUnavailable>
     /** Gone for good; no error when there is none. Refused while it is being written. */
     readonly remove: (runId: string) => Effect.Effect<void, RunLogRefused | RunLogUnreadable>
   }
