@@ -48,6 +48,7 @@ const epoch = Layer.succeed(Epoch, {
     startedAt: 0
   },
   unmarked: null,
+  outer: null,
   claimMark: Effect.die("unused"),
   swept: [],
   sweepOwn: Effect.die("unused")

@@ -94,9 +94,11 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   const ledger = makeLedger(yield* SqlClient)
   const hands = { marks, times }
 
-  const reconciled = yield* reconcile(ledger, {
+  const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
-    current: epoch.current,
+    own: epoch.current.mark,
+    isKept: () => false,
+    lost: "both-lost",
     marks,
     hands: Effect.map(calls, ({ signal }) => ({ ...hands, signal }))
   })

@@ -89,6 +89,8 @@ export class Epoch extends Context.Service<
     readonly current: EpochRecord
     /** Why there is no mark, when there is none. */
     readonly unmarked: string | null
+    /** The hard limit that this process was started with; null when it was unlimited. */
+    readonly outer: number | null
     /**
      * A range of its own inside this epoch's, for one child and all that it will fork; nobody else gets it while the scope
      * is open. Null where there is no mark or no room for another level.

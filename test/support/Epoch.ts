@@ -21,6 +21,7 @@ export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null =
   Layer.succeed(Epoch, {
     current: record(over),
     unmarked: null,
+    outer: null,
     claimMark: Effect.succeed(claim),
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })

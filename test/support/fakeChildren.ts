@@ -124,6 +124,7 @@ export const fakeSupervisor = Effect.gen(function* () {
     Layer.succeed(Epoch, {
       current: record(),
       unmarked: null,
+      outer: null,
       claimMark: Effect.sync(() => range(claims++)),
       swept: [],
       sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })

@@ -54,6 +54,7 @@ const epochOf = (epoch: string, marked: boolean) =>
       return Epoch.of({
         current: record({ epoch, owner: self, mark }),
         unmarked: null,
+        outer: null,
         claimMark: Effect.acquireRelease(claim, (range) =>
           Effect.sync(() => range !== null && claimed.delete(range))
         ),
