@@ -49,6 +49,7 @@ const epoch = Layer.succeed(Epoch, {
   },
   unmarked: null,
   claimMark: Effect.die("unused"),
+  claimed: Effect.die("unused"),
   swept: [],
   sweepOwn: Effect.die("unused")
 })

@@ -22,6 +22,7 @@ export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null =
     current: record(over),
     unmarked: null,
     claimMark: Effect.succeed(claim),
+    claimed: Effect.succeed(claim === null ? [] : [claim]),
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
   })

@@ -125,6 +125,7 @@ export const fakeSupervisor = Effect.gen(function* () {
       current: record(),
       unmarked: null,
       claimMark: Effect.sync(() => range(claims++)),
+      claimed: Effect.sync(() => Array.from({ length: claims }, (_, index) => range(index))),
       swept: [],
       sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
     }),
