@@ -1,34 +1,8 @@
-/**
- * Who has a run's cookie in its environment: the second proof where there is a mark, the first where there is none.
- *
- * Unlike the other files of /proc `environ` waits for the process's memory map, so it is read aside, and not for long.
- */
+/** Who has a run's cookie in its environment: the second proof where there is a mark, the first where there is none. */
 import * as Effect from "effect/Effect"
-import * as fs from "node:fs"
 import { cookieVariable } from "../../services/RunLedger.ts"
+import { maxPendingReads, readEnvironment, readTimeoutMs } from "./environ.ts"
 import { ancestorsOf, pids, type Seen, sight } from "./procfs.ts"
-
-const readTimeoutMs = 250
-/** Of an environment: the kernel lets a string have 128 KB, and agents have some. */
-const readBytes = 256 * 1024
-/** Reads at once; each holds one of Node's four threads for files. */
-const readers = 2
-
-const read = async (pid: number): Promise<string> => {
-  const file = await fs.promises.open(`/proc/${pid}/environ`)
-  try {
-    const buffer = Buffer.alloc(readBytes)
-    let length = 0
-    while (length < readBytes) {
-      const { bytesRead } = await file.read(buffer, length, readBytes - length, null)
-      if (bytesRead === 0) break
-      length += bytesRead
-    }
-    return buffer.toString("latin1", 0, length)
-  } finally {
-    await file.close()
-  }
-}
 
 const cookie = new RegExp(`(?<=^|\\0)${cookieVariable}=([^\\0]+)`, "g")
 
@@ -40,7 +14,7 @@ export const cookieBearers: Effect.Effect<ReadonlyMap<string, ReadonlyArray<Seen
     Effect.suspend(() => {
       const seen = sight(pid)
       if (seen._tag !== "Running") return Effect.void
-      return Effect.promise(() => read(pid).catch(() => "")).pipe(
+      return Effect.promise(() => readEnvironment(pid).catch(() => "")).pipe(
         Effect.timeoutOrElse({ duration: readTimeoutMs, orElse: () => Effect.succeed("") }),
         Effect.map((text) => {
           for (const [, runId] of text.matchAll(cookie)) {
@@ -55,6 +29,6 @@ export const cookieBearers: Effect.Effect<ReadonlyMap<string, ReadonlyArray<Seen
   return Effect.forEach(
     (pids() ?? []).filter((pid) => !never.has(pid)),
     look,
-    { concurrency: readers, discard: true }
+    { concurrency: maxPendingReads, discard: true }
   ).pipe(Effect.as(found))
 })
