@@ -154,9 +154,10 @@ export const fakeSupervisor = Effect.gen(function* () {
   )
   const runs = Context.get(
     yield* Layer.build(
-      Layer.effect(PtySupervisor, makeWith(launch)).pipe(
-        Layer.provide(Layer.merge(here, Layer.succeedContext(services)))
-      )
+      Layer.effect(
+        PtySupervisor,
+        makeWith(launch, { make: () => Effect.void, remove: () => Effect.void })
+      ).pipe(Layer.provide(Layer.merge(here, Layer.succeedContext(services))))
     ).pipe(Scope.provide(scope)),
     PtySupervisor
   )

@@ -171,16 +171,21 @@ export const untilPrinted = (world: World, runId: string, text: string) =>
   )
 
 /** Numbers of the live processes that have a run's cookie in their environment. */
-const cookieBearers = (runId: string): ReadonlyArray<number> =>
+const cookieBearers = (runId: string): ReadonlyArray<number> => inEnvironment(`HOLDFAST_RUN=${runId}`)
+
+const inEnvironment = (text: string): ReadonlyArray<number> =>
   readdirSync("/proc")
     .map(Number)
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`HOLDFAST_RUN=${runId}`)
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(text)
       } catch {
         return false
       }
     })
+
+/** Numbers of the live processes that have a run in their PATH. */
+export const namedInPath = (runId: string): ReadonlyArray<number> => inEnvironment(`/runs/${runId}/bin`)
 
 /** Everybody who is left of some runs, by the epoch's marks and by the cookies. */
 export const leftOf = (range: MarkRange | null, runIds: ReadonlyArray<string>): ReadonlyArray<number> => [

@@ -6,8 +6,6 @@
  */
 import * as fs from "node:fs"
 
-/** Whoever reads waits so long; the read itself goes on. */
-export const readTimeoutMs = 250
 /** Reads that are still waited for by the kernel. */
 export const maxPendingReads = 2
 

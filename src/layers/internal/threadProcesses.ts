@@ -11,11 +11,13 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
 import type { InstanceMark, Marked, MarkRange } from "../../services/InstanceMark.ts"
-import { maxPendingReads, readEnvironment, readTimeoutMs } from "./environ.ts"
+import { maxPendingReads, readEnvironment } from "./environ.ts"
 import { imageOf, isStill, type Seen, signal } from "./procfs.ts"
 
 /** Codex gives it to every command of the model, measured on 0.169.0; its own helpers and MCP servers do not get it. */
 const variable = "CODEX_THREAD_ID"
+/** Whoever reads an environment waits so long; the read itself goes on. */
+const readTimeoutMs = 250
 /** Processes whose environment is remembered, some 200 bytes each; those past it are read in every round. */
 const maxKnown = 16_384
 /** Between being asked and being killed. */
