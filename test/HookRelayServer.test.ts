@@ -50,6 +50,7 @@ const epoch = Layer.succeed(Epoch, {
   unmarked: null,
   outer: null,
   claimMark: Effect.die("unused"),
+  claimed: Effect.die("unused"),
   swept: [],
   sweepOwn: Effect.die("unused")
 })

@@ -111,13 +111,15 @@ export const make = Effect.gen(function* () {
     } else if (dealing === "close") yield* failed(ledger.end(epoch, true))
   }
 
+  const { claimMark, claimed } = makeClaims(current.mark)
   const sweepOwn = (range: MarkRange) =>
     Effect.tap(marks.sweep(range), (report) => Ref.set(clean, isClean(report)))
   return Epoch.of({
     current,
     unmarked,
     outer: hard,
-    claimMark: makeClaims(current.mark),
+    claimMark,
+    claimed,
     swept,
     sweepOwn: (current.mark === null ? Effect.succeed(nothing) : sweepOwn(current.mark)).pipe(
       Effect.withSpan("Epoch.sweepOwn")

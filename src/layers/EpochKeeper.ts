@@ -39,7 +39,7 @@ export const make = Effect.gen(function* () {
         ? "The keeper carries no mark: what detaches itself from a run is found by its cookie."
         : null,
     outer: null,
-    claimMark: makeClaims(taken),
+    ...makeClaims(taken),
     swept: [],
     sweepOwn: Effect.gen(function* () {
       const report = taken === null ? nothing : yield* marks.sweep(taken)

@@ -45,7 +45,6 @@ import {
   type RunState,
   withoutValues
 } from "../services/Run.ts"
-import { cookieVariable } from "../services/RunLedger.ts"
 import { RunLog } from "../services/RunLog.ts"
 import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
 import { Settings } from "../services/Settings.ts"
@@ -58,6 +57,7 @@ import { reapTimeoutMs } from "./internal/runChild.ts"
 import { makeHistory } from "./internal/runHistory.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { type Launch, makeRunLife, monotonicMs, type RunLife } from "./internal/runLife.ts"
+import { onDisk, placesIn, type PlacesOnDisk } from "./internal/runPlaces.ts"
 import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
@@ -84,8 +84,8 @@ interface Run {
   readonly known: () => RunKnown
 }
 
-export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
-  const { environment, mark: times } = yield* Settings
+export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: PlacesOnDisk = onDisk) {
+  const { environment, mark: times, paths } = yield* Settings
   const epoch = yield* Epoch
   const marks = yield* InstanceMark
   const identities = yield* ProcessIdentity
@@ -93,6 +93,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
   const hands = { marks, times }
+  const places = placesIn(paths, disk)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
@@ -102,6 +103,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     marks,
     hands: Effect.map(calls, ({ signal }) => ({ ...hands, signal }))
   })
+  const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
+  yield* Effect.forkScoped(places.remove(over))
 
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
@@ -117,13 +120,13 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     id: string,
     { env, pty }: RunSpec,
     variables: RunVariables
-  ): Readonly<Record<string, string>> => ({
-    ...passed(environment),
-    TERM: terminals[pty === null ? "pipes" : "pty"],
-    ...env,
-    ...variables,
-    [cookieVariable]: id
-  })
+  ): Readonly<Record<string, string>> =>
+    places.named(id, {
+      ...passed(environment),
+      TERM: terminals[pty === null ? "pipes" : "pty"],
+      ...env,
+      ...variables
+    })
 
   const infoOf = (run: Run): Effect.Effect<RunInfo> =>
     Effect.map(run.actor.state, (state) => past.known(run.id) ?? infoOfState(run.known(), state))
@@ -203,6 +206,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
+    yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>

@@ -23,6 +23,7 @@ export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null =
     unmarked: null,
     outer: null,
     claimMark: Effect.succeed(claim),
+    claimed: Effect.succeed(claim === null ? [] : [claim]),
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
   })

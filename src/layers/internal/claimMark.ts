@@ -1,28 +1,43 @@
-/** Sub-ranges of one instance's range of marks, one for each child and all that it will fork. */
+/** The ranges of marks inside one range: each claimed by one child and all that it forks, and given back with a scope. */
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
-import { candidateRange, type MarkRange, overlaps } from "../../services/InstanceMark.ts"
+import type * as Scope from "effect/Scope"
+import { type MarkRange, slotsBelow } from "../../services/InstanceMark.ts"
 
-/**
- * An epoch's range is 1024 times as wide as one of these, so a draw meets one of n that are taken with at most 2n in 1024:
- * with eight taken all of these draws fail once in 10^115.
- */
-const claimDraws = 64
+export interface Claims {
+  /** Nobody else gets it while the scope is open. Null where there is no mark, and, with a warning, no room. */
+  readonly claimMark: Effect.Effect<MarkRange | null, never, Scope.Scope>
+  /** Those that are open now. */
+  readonly claimed: Effect.Effect<ReadonlyArray<MarkRange>>
+}
 
-export const makeClaims = (mark: MarkRange | null) => {
-  const claimed = new Set<MarkRange>()
-  return Effect.acquireRelease(
-    Effect.gen(function* () {
-      if (mark === null) return null
-      for (let draw = 0; draw < claimDraws; draw++) {
-        const range = candidateRange(mark.high, yield* Random.next)
-        if (range === null) return null
-        if ([...claimed].some((other) => overlaps(other, range))) continue
-        claimed.add(range)
-        return range
-      }
+/** Within the range of a gateway or keeper; null for one without a mark. */
+export const makeClaims = (mark: MarkRange | null): Claims => {
+  const slots = mark === null ? null : slotsBelow(mark.high)
+  const open = new Map<number, MarkRange>()
+  /** The first is random; then each slot is left alone for as long as there are others, since a ledger may still name it. */
+  let next: number | null = null
+
+  const claim = Effect.gen(function* () {
+    if (slots === null || open.size >= slots.count) {
+      if (mark !== null)
+        yield* Effect.logWarning(
+          "no room for another mark: what starts without one is found only while it is seen"
+        ).pipe(Effect.annotateLogs({ claimed: open.size }))
       return null
-    }),
-    (range) => Effect.sync(() => range !== null && claimed.delete(range))
-  )
+    }
+    const start: number = next ?? Math.floor((yield* Random.next) * slots.count)
+    let slot = start
+    while (open.has(slot)) slot = (slot + 1) % slots.count
+    next = (slot + 1) % slots.count
+    open.set(slot, slots.at(slot))
+    return slot
+  })
+
+  return {
+    claimMark: Effect.acquireRelease(claim, (slot) =>
+      Effect.sync(() => slot !== null && open.delete(slot))
+    ).pipe(Effect.map((slot) => (slot === null ? null : slots!.at(slot)))),
+    claimed: Effect.sync(() => [...open.values()])
+  }
 }
