@@ -18,6 +18,7 @@ import { randomBytes } from "node:crypto"
 import type * as Actor from "../services/Actor.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
+import { Keeper } from "../services/Keeper.ts"
 import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import {
   endOfInfo,
@@ -50,6 +51,7 @@ import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunStat
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
+import { makeKeptRuns } from "./internal/keptRuns.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -382,6 +384,20 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
 export const make = makeWith(launchChild)
 
 export const layer = Layer.effect(PtySupervisor, make)
+
+/** The same runs in a keeper, which outlives this process for the grace of each. */
+export const makeKeeper = Effect.gen(function* () {
+  return PtySupervisor.of(
+    makeKeptRuns({
+      keeper: yield* Keeper,
+      ledger: makeLedger(yield* SqlClient),
+      log: yield* RunLog,
+      environment: (yield* Settings).environment
+    })
+  )
+})
+
+export const layerKeeper = Layer.effect(PtySupervisor, makeKeeper)
 
 const { ulid } = SecureRandom.make((size) => new Uint8Array(randomBytes(size)))
 
