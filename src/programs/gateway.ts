@@ -30,10 +30,15 @@ import * as HookRelayServer from "../layers/HookRelayServer.ts"
 import * as InstanceMark from "../layers/InstanceMark.ts"
 import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
+import * as PtySupervisor from "../layers/PtySupervisor.ts"
 import * as RelayRegistry from "../layers/RelayRegistry.ts"
+import * as RunControlHandlers from "../layers/RunControlHandlers.ts"
+import * as RunLog from "../layers/RunLog.ts"
+import * as Screen from "../layers/Screen.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
+import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
-import { Control, Shutdown, type ShutdownKind } from "../services/Control.ts"
+import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -56,8 +61,8 @@ const sweepAtEnd = Layer.effectDiscard(
 )
 
 const control = ControlServer.hurryAtEnd.pipe(
-  Layer.provideMerge(RpcServer.layer(Control, { disableFatalDefects: true })),
-  Layer.provide(ControlHandlers.layer),
+  Layer.provideMerge(RpcServer.layer(ControlSocket, { disableFatalDefects: true })),
+  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer]),
   Layer.provide(RpcServer.layerProtocolSocketServer),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
 )
@@ -73,9 +78,16 @@ const stores = Layer.mergeAll(
   SupervisionTree.layer
 )
 
+const runs = Screen.layer.pipe(
+  Layer.provideMerge(PtySupervisor.layer),
+  Layer.provideMerge(RunLog.layer),
+  Layer.provide(Syscalls.layer)
+)
+
 const graph = control.pipe(
   Layer.provideMerge(HookRelayServer.layer),
   Layer.provide(AgentDriverCodex.layer),
+  Layer.provide(runs),
   Layer.provide(AppServerLease.layer),
   Layer.provide(AppServerProcess.layer),
   Layer.provideMerge(RelayRegistry.layer),
