@@ -33,13 +33,14 @@ import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
 import * as PtySupervisor from "../layers/PtySupervisor.ts"
 import * as RelayRegistry from "../layers/RelayRegistry.ts"
+import * as RunControlHandlers from "../layers/RunControlHandlers.ts"
 import * as RunLogKeeper from "../layers/RunLogKeeper.ts"
 import * as RunReaper from "../layers/RunReaper.ts"
 import * as Screen from "../layers/Screen.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
-import { Control, Shutdown, type ShutdownKind } from "../services/Control.ts"
+import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -62,8 +63,8 @@ const sweepAtEnd = Layer.effectDiscard(
 )
 
 const control = ControlServer.hurryAtEnd.pipe(
-  Layer.provideMerge(RpcServer.layer(Control, { disableFatalDefects: true })),
-  Layer.provide(ControlHandlers.layer),
+  Layer.provideMerge(RpcServer.layer(ControlSocket, { disableFatalDefects: true })),
+  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer]),
   Layer.provide(RpcServer.layerProtocolSocketServer),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
 )
