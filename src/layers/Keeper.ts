@@ -15,6 +15,7 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { SqlClient } from "effect/sql/SqlClient"
 import { randomBytes } from "node:crypto"
+import * as fs from "node:fs"
 import { Epoch } from "../services/Epoch.ts"
 import { InstanceMark, isFree, type MarkRange, overlaps, siblingRange } from "../services/InstanceMark.ts"
 import {
@@ -76,10 +77,7 @@ export const make = Effect.gen(function* () {
     Effect.map(identities.verdict(identity), (verdict) => verdict === "dead")
 
   /** Whatever still carries a mark of its range is ended; with nobody left the row is closed, else the next start looks. */
-  const sweepAndClose = Effect.fnUntraced(function* ({
-    keeperId,
-    mark
-  }: Pick<KeeperRecord, "keeperId" | "mark">) {
+  const sweepAndClose = Effect.fnUntraced(function* ({ keeperId, mark, socketPath }: KeeperRecord) {
     if (mark !== null) {
       const { ended, survivors } = yield* marks.sweep(mark)
       if (ended.length > 0 || survivors.length > 0)
@@ -88,6 +86,8 @@ export const make = Effect.gen(function* () {
         )
       if (survivors.length > 0) return
     }
+    // Of one that was killed; nobody answers there any more.
+    yield* Effect.sync(() => fs.rmSync(socketPath, { force: true }))
     yield* ledger(rows.end(keeperId))
   })
 
@@ -222,9 +222,13 @@ export const make = Effect.gen(function* () {
     )
   }
   const reconciled = yield* reaper.reap("both-lost")
+  for (const { runId, dealing, extinction } of reconciled)
+    yield* Effect.logInfo("dealt with a run of an earlier keeper").pipe(
+      Effect.annotateLogs({ run: runId, dealing: dealing._tag, survivors: extinction?.survivors.length ?? 0 })
+    )
   for (const { row, dealing } of dealt) {
     if (dealing === "sweep") yield* sweepAndClose(row)
-    if (dealing === "close") yield* ledger(rows.end(row.keeperId))
+    if (dealing === "close") yield* sweepAndClose({ ...row, mark: null })
   }
 
   yield* Effect.addFinalizer(() =>

@@ -11,6 +11,7 @@ import { Settings } from "../services/Settings.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeeperRows } from "./internal/keeperRows.ts"
 import { makeLedger } from "./internal/runLedger.ts"
+import { onDisk, placesIn } from "./internal/runPlaces.ts"
 import { planReconciliation, reconcile } from "./internal/runReconcile.ts"
 
 export * from "../services/RunReaper.ts"
@@ -21,7 +22,8 @@ export const make = Effect.gen(function* () {
   const keepers = makeKeeperRows(sql)
   const identities = yield* ProcessIdentity
   const marks = yield* InstanceMark
-  const { mark: times } = yield* Settings
+  const { mark: times, paths } = yield* Settings
+  const places = placesIn(paths, onDisk)
   const calls = (yield* Syscalls).table
 
   /** Keepers that may live: those whose identity cannot be told too, for whoever they hold is not ours to end. */
@@ -59,13 +61,17 @@ export const make = Effect.gen(function* () {
     }).pipe(Effect.withSpan("RunReaper.plan")),
     reap: Effect.fn("RunReaper.reap")(function* (lost) {
       const { records, seen } = yield* world
-      return yield* reconcile(ledger, records, {
+      const dealt = yield* reconcile(ledger, records, {
         ...seen,
         lost,
         hands: Effect.map(calls, ({ signal }) => ({ marks, times, signal }))
       })
+      yield* places.remove(dealt.filter(isClosed).map(({ runId }) => runId))
+      return dealt
     })
   })
 })
 
 export const layer = Layer.effect(RunReaper, make)
+
+const isClosed = ({ dealing }: Reconciled): boolean => dealing._tag === "close" || dealing._tag === "sweep"

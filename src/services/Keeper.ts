@@ -129,7 +129,12 @@ export const birthArguments = ({
   mark,
   socketPath
 }: KeeperBirthShape): ReadonlyArray<string> => [
-  ...["--keeper", keeperId, "--epoch", epoch, "--socket", socketPath],
+  "--keeper",
+  keeperId,
+  "--epoch",
+  epoch,
+  "--socket",
+  socketPath,
   ...(mark === null ? [] : ["--mark", `${mark.low}:${mark.high}`])
 ]
 

@@ -45,7 +45,7 @@ const openLog = (file: string): number => {
   )
 }
 
-export const keeperLogOf = ({ state }: SettingsShape["paths"]): string => path.join(state, "keeper.log")
+const keeperLogOf = ({ state }: SettingsShape["paths"]): string => path.join(state, "keeper.log")
 
 /**
  * Up to its ready line. When that does not come the child is killed, which is ours and unreaped, and it has held nothing; it
