@@ -189,7 +189,8 @@ export const make = Effect.gen(function* () {
       startedAt: now
     }
     yield* ledger(rows.insert(record, pidNamespace))
-    const begun = yield* Effect.scoped(startKeeper(record, settings)).pipe(
+    const { state, runtime } = settings.paths
+    const begun = yield* Effect.scoped(startKeeper({ ...record, state, runtime }, settings)).pipe(
       Effect.tapError(() => Effect.ignore(sweepAndClose(record)))
     )
     if (!begun.marked) yield* ledger(rows.unmark(keeperId))
@@ -243,7 +244,11 @@ export const make = Effect.gen(function* () {
       yield* sweepAndClose(one.record)
     }).pipe(
       oneAtATime,
-      Effect.catch((error) => Effect.logWarning(error.message, error.cause))
+      Effect.catch((error) => Effect.logWarning(error.message, error.cause)),
+      // Whoever asked in its last moment is told what the ledger says.
+      Effect.ensuring(
+        Effect.suspend(() => (held === null ? Effect.void : Deferred.succeed(held.settled, undefined)))
+      )
     )
   )
 

@@ -28,10 +28,14 @@ const pingTimeoutMs = 15 * 60_000
 const unreachable = (detail: string) => new KeeperUnavailable({ problem: "unresponsive", detail })
 const lost = new KeeperUnavailable({ problem: "lost", detail: "" })
 
-/** A transport that fails, even as the library's defect on writing, is a lost keeper. */
+/**
+ * A transport that fails, even as the library's defect on writing, is a lost keeper; so is one that ends, which interrupts
+ * what it has not answered. An interruption of the caller itself never comes by here.
+ */
 const isLoss = (cause: Cause.Cause<unknown>): boolean => {
   const error = Cause.squash(cause)
   return (
+    Cause.hasInterruptsOnly(cause) ||
     Predicate.isTagged(error, "RpcClientError") ||
     (Cause.hasDies(cause) && Predicate.isTagged(error, "SocketError"))
   )
