@@ -173,23 +173,36 @@ const pass = (self: Identity, looks: ReadonlyArray<Look>): ReadonlyArray<Scan> =
 
 /**
  * A pass takes 20 microseconds for each process of the machine, so those who look at the same time share one: the stops of
- * many runs would otherwise take the product of their number and that of all processes.
+ * many runs would otherwise take the product of their number and that of all processes. Where several look, a pass waits
+ * for as long as the last one took: so they meet, and half of the event loop's time is everybody else's.
  */
 const makeLooks = (self: Identity) => {
   let waiting: Array<Look & { readonly answer: (scan: Effect.Effect<Scan>) => void }> = []
+  let shared = false
+  let lastEnded = 0
+  let lastTookMs = 0
   const passNow = (): void => {
     const looks = waiting
     waiting = []
+    if (looks.length === 0) return
+    const began = performance.now()
     try {
       for (const [index, scan] of pass(self, looks).entries()) looks[index]!.answer(Effect.succeed(scan))
     } catch (defect) {
       for (const { answer } of looks) answer(Effect.die(defect))
     }
+    lastEnded = performance.now()
+    lastTookMs = lastEnded - began
+    shared = looks.length > 1
   }
   return (range: MarkRange, meet: Look["meet"] = () => {}): Effect.Effect<Scan> =>
     Effect.callback((answer) => {
       const look = { range, meet, answer }
-      if (waiting.push(look) === 1) setImmediate(passNow)
+      if (waiting.push(look) === 1) {
+        const waitMs = shared ? lastEnded + lastTookMs - performance.now() : 0
+        if (waitMs > 0) setTimeout(passNow, waitMs)
+        else setImmediate(passNow)
+      }
       return Effect.sync(() => {
         waiting = waiting.filter((other) => other !== look)
       })

@@ -76,8 +76,14 @@ const ending = (
             started = answer as Started
           }
         ),
+      due: Effect.suspend(() =>
+        how.timeoutMs === undefined
+          ? Effect.void
+          : Effect.sleep(Math.max(0, started.lastAt + how.timeoutMs - Date.now()))
+      ),
       end: Effect.suspend(() => end({ place, life, started, reopen })),
-      isStaff: ({ pid }) => pid === life.pid
+      isStaff: ({ pid }) => pid === life.pid,
+      ender: () => life.pid
     }
   })
 })
@@ -92,7 +98,7 @@ const by = (how: "stop" | "scope" | "layer", told: string | null) =>
   )
 
 /** All have to stand before the first is over. */
-const timeoutMs = 6_000
+const timeoutMs = 4_000
 
 export const keptEndings: Readonly<Record<string, Ending>> = {
   "a normal stop": by("stop", "stopped, proven"),

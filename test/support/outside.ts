@@ -73,6 +73,8 @@ export interface Place {
   ) => ReturnType<typeof run>
   /** By the numbers that the world itself has for its processes. */
   readonly signal: (pid: number, name: NodeJS.Signals) => Effect.Effect<unknown>
+  /** How long it has waited for a processor that others had, in its life, where the kernel says. */
+  readonly waitedMs: (pid: number) => Effect.Effect<number>
   /** Everybody there is, in one look that disturbs nobody. A number is the world's own. */
   readonly look: Effect.Effect<ReadonlyArray<Left>>
   /** The same while all of them stand still, where that can be had. */
@@ -277,6 +279,14 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
       return spawn(first, rest, { env: { ...env, ...more }, cwd: home, stdio: "pipe" })
     },
     run: runInside,
+    waitedMs: (pid) =>
+      Effect.map(
+        found === "namespaces"
+          ? Effect.map(runInside("cat", [`/proc/${pid}/schedstat`]), ({ stdout }) => stdout)
+          : Effect.sync(() => fs.readFileSync(`/proc/${pid}/schedstat`, "utf8")),
+        // Its second number, in nanoseconds.
+        (text) => Number(text.split(" ")[1] ?? 0) / 1e6
+      ).pipe(Effect.catchDefect(() => Effect.succeed(0))),
     signal: (pid, name) => runInside("sh", ["-c", `kill -${name.slice(3)} ${pid}`]),
     look,
     count: found === "signs" ? signed : census("count")
