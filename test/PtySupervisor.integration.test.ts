@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { spawn } from "node:child_process"
+import { readdirSync } from "node:fs"
 import type { ExitReason, ExitStatus, RunSpec } from "../src/services/Run.ts"
 import { carriers } from "./support/markedProcesses.ts"
 import {
@@ -177,15 +178,37 @@ describe("PtySupervisor on this machine", () => {
           )
           yield* over(world, id)
           const text = (yield* printed(world.log, id)).replaceAll("\r", "").replaceAll(id, "<id>")
-          return text.trimEnd().split("\n").toSorted()
+          const lines = text.replaceAll(id.slice(-12), "<end>").trimEnd().split("\n")
+          return lines.toSorted()
         })
-      const both = ["HOLDFAST_RUN=<id>", "LANG=C", "MINE=1", `PATH=${process.env["PATH"]}`]
+      const both = [
+        "HOLDFAST_RUN=<id>",
+        "LANG=C",
+        "MINE=1",
+        `PATH=${process.env["PATH"]}:${world.home}/state/runs/<id>/bin`
+      ]
+      const tmux = `TMUX_TMPDIR=${world.home}/run/t-<end>`
       assert.deepStrictEqual(
         [yield* environmentOf(pty), yield* environmentOf(null)],
         [
-          [...both, "TERM=xterm-256color"],
-          [...both, "TERM=dumb"]
+          [...both, "TERM=xterm-256color", tmux],
+          [...both, "TERM=dumb", tmux]
         ]
+      )
+    })
+  )
+
+  it.live("the directories that a run has of its own are there while it is, private, and gone after it", () =>
+    Effect.gen(function* () {
+      const world = yield* supervisorOf()
+      const { id } = yield* world.runs.start(
+        shell('mkdir "$TMUX_TMPDIR/tmux-0"; stat -c %a "${PATH##*:}" "$TMUX_TMPDIR"; exec sleep 60')
+      )
+      yield* untilPrinted(world, id, "700\n700")
+      yield* world.runs.end(id, { by: "operator", graceMs: null })
+      assert.deepStrictEqual(
+        { runtime: readdirSync(`${world.home}/run`), state: readdirSync(`${world.home}/state/runs/${id}`) },
+        { runtime: [], state: ["output.0000000000000000.log", "output.marks"] }
       )
     })
   )
@@ -231,7 +254,10 @@ describe("PtySupervisor on this machine", () => {
 
 describe("PtySupervisor after a gateway that was killed", () => {
   /** As a killed gateway leaves it: the row is open, and so is the process. */
-  const orphan = Effect.fnUntraced(function* (change: (id: string, pid: number) => string, cookie = true) {
+  const orphan = Effect.fnUntraced(function* (
+    change: (id: string, pid: number) => string,
+    cookie: "variable" | "path" | "none" = "variable"
+  ) {
     const home = yield* directory
     const first = yield* supervisorOf({ home, epoch: "first" })
     const { id } = yield* first.runs.start(shell("exit 0"))
@@ -244,7 +270,10 @@ describe("PtySupervisor after a gateway that was killed", () => {
         const child = spawn("prlimit", [`--locks=${mark}:${mark}`, "--", "sleep", "60"], {
           detached: true,
           stdio: "ignore",
-          env: { PATH: process.env["PATH"], ...(cookie ? { HOLDFAST_RUN: id } : {}) }
+          env: {
+            PATH: `${process.env["PATH"]}${cookie === "path" ? `:${home}/state/runs/${id}/bin` : ""}`,
+            ...(cookie === "variable" ? { HOLDFAST_RUN: id } : {})
+          }
         })
         // Until prlimit has become it, it has no mark.
         while (carriers(mark, mark).length === 0) await new Promise((go) => setTimeout(go, 5))
@@ -266,26 +295,28 @@ describe("PtySupervisor after a gateway that was killed", () => {
   const open = (id: string, set: string) =>
     `UPDATE runs SET ended_at = NULL, outcome = NULL, ${set} WHERE run_id = '${id}'`
 
-  it.live("a process that was forked and never noted is found by its cookie and mark, and ended", () =>
-    Effect.gen(function* () {
-      assert.deepStrictEqual(yield* orphan((id) => open(id, "pid = NULL, start_token = NULL")), {
-        reconciled: [
-          {
-            own: true,
-            dealing: { _tag: "sweep", lost: "both-lost" },
-            extinction: { proven: true, survivors: [] }
-          }
-        ],
-        listed: [{ state: "Lost", lost: "both-lost" }],
-        closed: true,
-        left: 0
+  it.live.each(["variable", "path"] as const)(
+    "a process that was forked and never noted is found by its cookie (%s) and mark, and ended",
+    (cookie) =>
+      Effect.gen(function* () {
+        assert.deepStrictEqual(yield* orphan((id) => open(id, "pid = NULL, start_token = NULL"), cookie), {
+          reconciled: [
+            {
+              own: true,
+              dealing: { _tag: "sweep", lost: "both-lost" },
+              extinction: { proven: true, survivors: [] }
+            }
+          ],
+          listed: [{ state: "Lost", lost: "both-lost" }],
+          closed: true,
+          left: 0
+        })
       })
-    })
   )
 
   it.live("one whose mark alone is the run's is left and reported", () =>
     Effect.gen(function* () {
-      assert.deepStrictEqual(yield* orphan((id) => open(id, "pid = NULL, start_token = NULL"), false), {
+      assert.deepStrictEqual(yield* orphan((id) => open(id, "pid = NULL, start_token = NULL"), "none"), {
         reconciled: [{ own: true, dealing: { _tag: "leave", because: "not-proven" }, extinction: null }],
         listed: [{ state: "Lost", lost: null }],
         closed: false,

@@ -16,9 +16,11 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
 import {
+  type ActiveTurn,
   AgentDriver,
   type AgentEvent,
   AgentRunError,
+  maxListedPrompt,
   ParentNotFound,
   RunFailed,
   type RunRequest,
@@ -82,11 +84,13 @@ export const make = Effect.gen(function* () {
   /** Threads that belong to a run now. Codex has one subscription and one turn a thread, so a second run would break both. */
   const inUse = new Set<string>()
   /** Runs that may be a parent. Each has a live relay, so there are at most `maxRelays`. */
-  const active = new Set<string>()
+  const active = new Map<string, ActiveTurn>()
 
-  const activate = (runId: string) =>
+  const activate = (runId: string, { spawnedBy, cwd, prompt }: RunRequest) =>
     Effect.acquireRelease(
-      Effect.sync(() => active.add(runId)),
+      Effect.map(Clock.currentTimeMillis, (startedAt) =>
+        active.set(runId, { runId, spawnedBy, cwd, prompt: prompt.slice(0, maxListedPrompt), startedAt })
+      ),
       () => Effect.sync(() => active.delete(runId))
     )
 
@@ -157,7 +161,7 @@ export const make = Effect.gen(function* () {
         Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
       if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
       const relay = yield* Effect.mapError(openRelay(runId, request), failedAt("relay"))
-      yield* activate(runId)
+      yield* activate(runId, request)
       yield* Queue.take(relay.rows).pipe(
         Effect.flatMap((row) => emit({ _tag: "verdict", row })),
         Effect.forever,
@@ -268,7 +272,8 @@ export const make = Effect.gen(function* () {
 
   return AgentDriver.of({
     run: (request) =>
-      Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer })
+      Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer }),
+    active: Effect.sync(() => [...active.values()])
   })
 })
 

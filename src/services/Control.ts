@@ -16,6 +16,7 @@ import { HookEventName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
 import { Identity } from "./ProcessIdentity.ts"
 import { RelayInfo } from "./RelayRegistry.ts"
+import { RunControl } from "./RunControl.ts"
 import { TreeNode } from "./SupervisionTree.ts"
 
 export const GatewayStatus = Schema.Struct({
@@ -88,6 +89,9 @@ export const Control = RpcGroup.make(
   /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
   Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
 )
+
+/** Everything that is answered on the socket. */
+export const ControlSocket = Control.merge(RunControl)
 
 export class NoGateway extends Schema.TaggedError<NoGateway>()("NoGateway", { socket: Schema.String }) {
   override get message(): string {

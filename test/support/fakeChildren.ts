@@ -124,7 +124,9 @@ export const fakeSupervisor = Effect.gen(function* () {
     Layer.succeed(Epoch, {
       current: record(),
       unmarked: null,
+      outer: null,
       claimMark: Effect.sync(() => range(claims++)),
+      claimed: Effect.sync(() => Array.from({ length: claims }, (_, index) => range(index))),
       swept: [],
       sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
     }),
@@ -153,9 +155,10 @@ export const fakeSupervisor = Effect.gen(function* () {
   )
   const runs = Context.get(
     yield* Layer.build(
-      Layer.effect(PtySupervisor, makeWith(launch)).pipe(
-        Layer.provide(Layer.merge(here, Layer.succeedContext(services)))
-      )
+      Layer.effect(
+        PtySupervisor,
+        makeWith(launch, { make: () => Effect.void, remove: () => Effect.void })
+      ).pipe(Layer.provide(Layer.merge(here, Layer.succeedContext(services))))
     ).pipe(Scope.provide(scope)),
     PtySupervisor
   )

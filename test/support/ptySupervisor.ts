@@ -6,7 +6,6 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Random from "effect/Random"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -16,13 +15,14 @@ import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
 import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import { makeClaims } from "../../src/layers/internal/claimMark.ts"
 import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
 import { layer, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
-import { candidateRange, type MarkRange, overlaps } from "../../src/services/InstanceMark.ts"
+import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { runDefaults, type RunSpec } from "../../src/services/Run.ts"
 import { resolvePaths, Settings } from "../../src/services/Settings.ts"
 import { record } from "./Epoch.ts"
@@ -41,22 +41,11 @@ const epochOf = (epoch: string, marked: boolean) =>
       const { self } = yield* ProcessIdentity
       const { choose } = yield* InstanceMark
       const mark = marked ? yield* choose : null
-      const claimed = new Set<MarkRange>()
-      const claim = Effect.gen(function* () {
-        if (mark === null) return null
-        for (;;) {
-          const range = candidateRange(mark.high, yield* Random.next)
-          if (range === null || [...claimed].some((other) => overlaps(other, range))) continue
-          claimed.add(range)
-          return range
-        }
-      })
       return Epoch.of({
         current: record({ epoch, owner: self, mark }),
         unmarked: null,
-        claimMark: Effect.acquireRelease(claim, (range) =>
-          Effect.sync(() => range !== null && claimed.delete(range))
-        ),
+        outer: null,
+        ...makeClaims(mark),
         swept: [],
         sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
       })
@@ -183,16 +172,21 @@ export const untilPrinted = (world: World, runId: string, text: string) =>
   )
 
 /** Numbers of the live processes that have a run's cookie in their environment. */
-const cookieBearers = (runId: string): ReadonlyArray<number> =>
+const cookieBearers = (runId: string): ReadonlyArray<number> => inEnvironment(`HOLDFAST_RUN=${runId}`)
+
+const inEnvironment = (text: string): ReadonlyArray<number> =>
   readdirSync("/proc")
     .map(Number)
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`HOLDFAST_RUN=${runId}`)
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(text)
       } catch {
         return false
       }
     })
+
+/** Numbers of the live processes that have a run in their PATH. */
+export const namedInPath = (runId: string): ReadonlyArray<number> => inEnvironment(`/runs/${runId}/bin`)
 
 /** Everybody who is left of some runs, by the epoch's marks and by the cookies. */
 export const leftOf = (range: MarkRange | null, runIds: ReadonlyArray<string>): ReadonlyArray<number> => [

@@ -4,11 +4,11 @@
  * With a mark that is a fact of the kernel. Without one it is the leader, its session and descendants as far as they were
  * seen, and whoever has the run's cookie: what is found is ended, and that nothing was missed is never claimed.
  */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import { contains, type InstanceMark, type MarkRange } from "../../services/InstanceMark.ts"
 import type { Extinction } from "../../services/Run.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
+import { endSeen } from "./endSeen.ts"
 import { ancestorsOf, isStill, kinOf, markOf, type Seen, sight } from "./procfs.ts"
 import type { ChildCalls } from "./runChild.ts"
 import { cookieBearers } from "./runCookie.ts"
@@ -37,8 +37,6 @@ export interface TreeEnd {
 const batch = 64
 /** A tree that is still growing after so many frozen layers is ended by the sweep. */
 const maxFreezes = 16
-/** Between two looks at those that were asked or killed; a look reads every environment. */
-const lookMs = 50
 
 const keyOf = ({ pid, startToken }: Seen): string => `${pid}/${startToken}`
 
@@ -126,20 +124,15 @@ const killFrozen = Effect.fnUntraced(function* (tree: RunTree, hands: TreeHands)
   yield* signalAll(tree, members, ["SIGKILL"], hands.signal)
 })
 
-const sweepKin = Effect.fnUntraced(function* (
-  tree: RunTree,
-  hands: TreeHands,
-  atOnce: boolean
-): Effect.fn.Return<TreeEnd> {
-  const now = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos / 1_000_000n))
-  const began = yield* now
-  const killAt = atOnce ? began : began + hands.times.killGraceMs
-  let members = yield* membersOf(tree, hands)
-  if (!atOnce) yield* signalAll(tree, members, ["SIGTERM", "SIGCONT"], hands.signal)
-  while (members.length > 0 && (yield* now) - began < hands.times.sweepTimeoutMs) {
-    if ((yield* now) >= killAt) yield* signalAll(tree, members, ["SIGKILL"], hands.signal)
-    yield* Effect.sleep(lookMs)
-    members = yield* membersOf(tree, hands)
-  }
-  return { extinction: { proven: false, survivors: members.map(({ pid }) => pid) }, survivors: members }
-})
+const sweepKin = (tree: RunTree, hands: TreeHands, atOnce: boolean): Effect.Effect<TreeEnd> =>
+  endSeen({
+    look: membersOf(tree, hands),
+    send: (members, names) => signalAll(tree, members, names, hands.signal),
+    graceMs: atOnce ? null : hands.times.killGraceMs,
+    timeoutMs: hands.times.sweepTimeoutMs
+  }).pipe(
+    Effect.map((survivors) => ({
+      extinction: { proven: false, survivors: survivors.map(({ pid }) => pid) },
+      survivors
+    }))
+  )

@@ -1,0 +1,71 @@
+/** RunReaper, live: the open rows of the ledger against the process list. */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { SqlClient } from "effect/sql/SqlClient"
+import { InstanceMark, rangeOf } from "../services/InstanceMark.ts"
+import { ProcessIdentity } from "../services/ProcessIdentity.ts"
+import { RunLedgerError } from "../services/PtySupervisor.ts"
+import type { Reconciled } from "../services/RunLedger.ts"
+import { RunReaper } from "../services/RunReaper.ts"
+import { Settings } from "../services/Settings.ts"
+import { Syscalls } from "../services/Syscalls.ts"
+import { makeKeeperRows } from "./internal/keeperRows.ts"
+import { makeLedger } from "./internal/runLedger.ts"
+import { planReconciliation, reconcile } from "./internal/runReconcile.ts"
+
+export * from "../services/RunReaper.ts"
+
+export const make = Effect.gen(function* () {
+  const sql = yield* SqlClient
+  const ledger = makeLedger(sql)
+  const keepers = makeKeeperRows(sql)
+  const identities = yield* ProcessIdentity
+  const marks = yield* InstanceMark
+  const { mark: times } = yield* Settings
+  const calls = (yield* Syscalls).table
+
+  /** Keepers that may live: those whose identity cannot be told too, for whoever they hold is not ours to end. */
+  const living = Effect.gen(function* () {
+    const found = new Set<string>()
+    for (const { keeperId, identity } of yield* keepers.open)
+      if (identity !== null && (yield* identities.verdict(identity)) !== "dead") found.add(keeperId)
+    return found
+  }).pipe(Effect.mapError((cause) => new RunLedgerError({ cause })))
+
+  const world = Effect.gen(function* () {
+    const records = yield* ledger.open
+    const hard = records.length === 0 ? null : yield* marks.own
+    const kept = records.length === 0 ? new Set<string>() : yield* living
+    return {
+      records,
+      seen: {
+        identities,
+        own: hard === null ? null : rangeOf(hard),
+        isKept: (epoch: string) => kept.has(epoch),
+        marks
+      }
+    }
+  })
+
+  return RunReaper.of({
+    plan: Effect.gen(function* () {
+      const { records, seen } = yield* world
+      const planned = yield* planReconciliation(records, { ...seen, lost: "both-lost" })
+      return planned.map(({ record, dealing }): Reconciled => ({
+        runId: record.runId,
+        dealing,
+        extinction: null
+      }))
+    }).pipe(Effect.withSpan("RunReaper.plan")),
+    reap: Effect.fn("RunReaper.reap")(function* (lost) {
+      const { records, seen } = yield* world
+      return yield* reconcile(ledger, records, {
+        ...seen,
+        lost,
+        hands: Effect.map(calls, ({ signal }) => ({ marks, times, signal }))
+      })
+    })
+  })
+})
+
+export const layer = Layer.effect(RunReaper, make)
