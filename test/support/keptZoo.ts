@@ -1,123 +1,104 @@
 /** The zoo over the in-process layer, in a small program that is the gateway of its home. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import type { Ask } from "../fixtures/keeps-runs.ts"
-import { type Ended, type Ending, killGraceMs, type Told } from "../suites/endings.ts"
+import type { Ended, Ending } from "../suites/endings.ts"
 import { Outside, type Place } from "./outside.ts"
+import type { Ask, Begun, Listed } from "./runDriver.ts"
 import { talker } from "./talker.ts"
 
-interface Started {
-  readonly ids: ReadonlyArray<string>
-  /** Epoch milliseconds: when the last of them was started. */
-  readonly lastAt: number
-}
-
-export const openLife = Effect.fnUntraced(function* (place: Place) {
+/** A program of the fixtures that drives runs, past its first line. */
+export const openDriver = Effect.fnUntraced(function* (place: Place, program: string) {
   const { stage } = yield* Outside
-  const program = yield* Effect.sync(() => stage.program("keeps-runs"))
-  const life = yield* talker<Ask>(() => place.spawn(stage.node, ["--no-warnings", program, place.home]))
-  const { pid } = (yield* life.hear) as { readonly pid: number }
-  return { ...life, pid }
+  const file = yield* Effect.sync(() => stage.program(program))
+  const driver = yield* talker<Ask>(() => place.spawn(stage.node, ["--no-warnings", file, place.home]))
+  const { pid } = (yield* driver.hear) as { readonly pid: number }
+  return { ...driver, pid }
 })
 
-type Life = Effect.Success<ReturnType<typeof openLife>>
+type Driver = Effect.Success<ReturnType<typeof openDriver>>
 
-const toldOf = (listed: unknown, { ids }: Started): ReadonlyArray<Told> => {
-  const all = new Map((listed as ReadonlyArray<Told & { readonly id: string }>).map((one) => [one.id, one]))
+/** Those that were started, in that order. */
+export const toldOf = (listed: unknown, { ids }: Begun): ReadonlyArray<Listed> => {
+  const all = new Map((listed as ReadonlyArray<Listed>).map((one) => [one.id, one]))
   return ids.map((id) => {
-    const { reason, lost, extinction } = all.get(id)!
-    return { reason, lost, extinction }
+    const one = all.get(id)
+    if (one === undefined) throw new Error(`the record of ${id} is lost`)
+    return one
   })
 }
 
 interface Surroundings {
   readonly place: Place
-  readonly life: Life
-  readonly started: Started
+  readonly life: Driver
+  readonly begun: Begun
   /** Another life in the same home, which is then the staff. */
-  readonly reopen: Effect.Effect<Life>
+  readonly reopen: Effect.Effect<Driver>
 }
 
 const ending = (
-  how: {
-    readonly timeoutMs?: number
-    readonly extraMs?: number
-    readonly told: string | null
-  },
+  how: { readonly timeoutMs?: number; readonly told: string | null },
   end: (all: Surroundings) => Effect.Effect<Ended>
 ): Ending => ({
-  extraMs: how.extraMs ?? 0,
+  extraMs: 0,
   told: how.told,
-  open: Effect.fnUntraced(function* (place): Effect.fn.Return<
-    Effect.Success<ReturnType<Ending["open"]>>,
-    never,
-    Scope.Scope | Outside
-  > {
+  open: Effect.fnUntraced(function* (place) {
     const context = yield* Effect.context<Scope.Scope | Outside>()
-    let life = yield* openLife(place)
-    let started: Started = { ids: [], lastAt: 0 }
-    const reopen = Effect.tap(openLife(place), (next) => Effect.sync(() => (life = next))).pipe(
+    let life = yield* openDriver(place, "keeps-runs")
+    let begun: Begun = { ids: [], lastAt: 0 }
+    const reopen = openDriver(place, "keeps-runs").pipe(
+      Effect.tap((next) => Effect.sync(() => (life = next))),
       Effect.provideContext(context)
     )
     return {
-      start: (beasts) =>
+      start: (runs) =>
         Effect.map(
           life.ask({
             _tag: "start",
-            runs: beasts.map(({ command, args, terminal }) => ({
-              command,
-              args,
-              killGraceMs,
-              timeoutMs: how.timeoutMs ?? null,
-              pty: terminal ? { cols: 80, rows: 24 } : null
-            }))
+            runs: runs.map((run) => ({ ...run, timeoutMs: how.timeoutMs ?? null }))
           }),
           (answer) => {
-            started = answer as Started
+            begun = answer as Begun
           }
         ),
       due: Effect.suspend(() =>
         how.timeoutMs === undefined
           ? Effect.void
-          : Effect.sleep(Math.max(0, started.lastAt + how.timeoutMs - Date.now()))
+          : Effect.sleep(Math.max(0, begun.lastAt + how.timeoutMs - Date.now()))
       ),
-      end: Effect.suspend(() => end({ place, life, started, reopen })),
-      isStaff: ({ pid }) => pid === life.pid,
+      end: Effect.suspend(() => end({ place, life, begun, reopen })),
+      withoutStaff: (left) => left.filter(({ pid }) => pid !== life.pid),
       ender: () => life.pid
     }
   })
 })
 
-const by = (how: "stop" | "scope" | "layer", told: string | null) =>
-  ending({ told }, ({ life, started }) =>
-    Effect.gen(function* () {
+const by = (how: "stop" | "scope" | "layer" | "itself", told: string | null, timeoutMs?: number) =>
+  ending({ told, ...(timeoutMs === undefined ? {} : { timeoutMs }) }, ({ life, begun }) =>
+    Effect.suspend(() => {
       const at = performance.now()
-      const listed = yield* life.ask({ _tag: "end", by: how })
-      return { at, told: told === null ? null : toldOf(listed, started) }
+      return Effect.map(life.ask({ _tag: "end", by: how }), (listed) => ({
+        at,
+        told: told === null ? null : toldOf(listed, begun)
+      }))
     })
   )
 
 /** All have to stand before the first is over. */
-const timeoutMs = 4_000
+export const timeoutMs = 4_000
 
 export const keptEndings: Readonly<Record<string, Ending>> = {
   "a normal stop": by("stop", "stopped, proven"),
   "the close of their scope": by("scope", "stopped, proven"),
   "the close of the layer": by("layer", null),
-  "their timeout": ending({ timeoutMs, told: "overall-timeout, proven" }, ({ life, started }) =>
-    Effect.map(life.ask({ _tag: "end", by: "itself" }), (listed) => ({
-      at: performance.now() - Math.max(0, Date.now() - started.lastAt - timeoutMs),
-      told: toldOf(listed, started)
-    }))
-  ),
+  "their timeout": by("itself", "overall-timeout, proven", timeoutMs),
   "the SIGKILL of their gateway and the next start": ending(
     { told: "both-lost" },
-    ({ place, life, started, reopen }) =>
+    ({ place, life, begun, reopen }) =>
       Effect.gen(function* () {
         yield* place.signal(life.pid, "SIGKILL")
         const next = yield* reopen
         const at = performance.now()
-        return { at, told: toldOf(yield* next.ask({ _tag: "list" }), started) }
+        return { at, told: toldOf(yield* next.ask({ _tag: "list" }), begun) }
       })
   )
 }

@@ -316,23 +316,23 @@ export const layer = Layer.effect(
 const pollMs = 20
 
 /**
- * Waits until nobody but `spared` is there and a count agrees, and says when that was first seen; a `hang` later, who is
- * left all the same.
+ * Waits until nobody but those whom `without` takes out is there and a count agrees, and says when that was first seen;
+ * after `hangMs` who is left all the same.
  */
 export const untilNobody = Effect.fnUntraced(function* (
   place: Place,
-  isSpared: (left: Left) => boolean,
+  without: (left: ReadonlyArray<Left>) => ReadonlyArray<Left>,
   hangMs: number
 ) {
   const hangs = performance.now() + hangMs
   for (;;) {
     const at = performance.now()
-    const seen = (yield* place.look).filter((one) => !isSpared(one))
+    const seen = without(yield* place.look)
     if (seen.length === 0) {
-      const counted = (yield* place.count).filter((one) => !isSpared(one))
-      if (counted.length === 0) return { at, left: [] as ReadonlyArray<Left> }
+      const counted = without(yield* place.count)
+      if (counted.length === 0) return { at, left: counted }
     }
-    if (at > hangs) return { at, left: (yield* place.count).filter((one) => !isSpared(one)) }
+    if (at > hangs) return { at, left: without(yield* place.count) }
     yield* Effect.sleep(pollMs)
   }
 })
