@@ -141,8 +141,9 @@ export const make = Effect.gen(function* () {
       yield* Effect.logError("the keeper was lost; its runs are being ended").pipe(
         Effect.annotateLogs({ keeper: record.keeperId, pid: record.identity.pid })
       )
-      yield* reaper.reap("keeper-lost").pipe(
-        Effect.andThen(sweepAndClose(record)),
+      // Its range first: there a mark alone is proof, and all of its runs are ended at once.
+      yield* sweepAndClose(record).pipe(
+        Effect.andThen(reaper.reap("keeper-lost")),
         // The next start finds the open row and does it then.
         Effect.catch((error) => Effect.logError(error.message, error.cause))
       )
@@ -205,8 +206,8 @@ export const make = Effect.gen(function* () {
     closing ? Effect.fail(closed) : held === null ? start : Effect.succeed(held)
   )
 
-  // What earlier gateways have left: those that live are gone on with, the others' runs are dealt with one by one, and then
-  // whatever else carries a mark of theirs.
+  // What earlier gateways have left: those that live are gone on with; whatever carries a mark of the others is ended, and
+  // then their runs are dealt with one by one.
   const found = yield* ledger(rows.open)
   const dealt = yield* Effect.forEach(found, (row) =>
     Effect.map(
@@ -221,11 +222,11 @@ export const make = Effect.gen(function* () {
       Effect.annotateLogs({ keeper: hello.keeperId, pid: hello.identity.pid })
     )
   }
-  const reconciled = yield* reaper.reap("both-lost")
   for (const { row, dealing } of dealt) {
     if (dealing === "sweep") yield* sweepAndClose(row)
     if (dealing === "close") yield* ledger(rows.end(row.keeperId))
   }
+  const reconciled = yield* reaper.reap("both-lost")
 
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {

@@ -2,11 +2,14 @@
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as path from "node:path"
-import type { Ended, Ending } from "../suites/endings.ts"
+import { type Ended, type Ending, killGraceMs } from "../suites/endings.ts"
 import { openDriver, timeoutMs, toldOf } from "./keptZoo.ts"
 import { type Left, Outside, type Place } from "./outside.ts"
 import type { Begun, DrivenRun, Listed } from "./runDriver.ts"
 import { talker } from "./talker.ts"
+
+/** A generous time for what is over within two seconds. */
+const overWithinMs = 20_000
 
 /** As its title is, cut to what the kernel keeps of one. */
 const keeperName = "holdfast-keeper"
@@ -55,6 +58,15 @@ export const listed = (place: Place) =>
     }
     return runs.map(({ run }): Listed => ({ ...run, reason: run.reason?._tag ?? null }))
   })
+
+/** Of those that were begun, when each is over as `ps` has it. */
+const overOf = Effect.fnUntraced(function* (place: Place, begun: Begun) {
+  const hangs = performance.now() + overWithinMs
+  for (;;) {
+    const told = toldOf(yield* listed(place), begun)
+    if (told.every(({ endedAt }) => endedAt !== null) || performance.now() > hangs) return told
+  }
+})
 
 interface Surroundings {
   readonly place: Place
@@ -116,7 +128,7 @@ const ending = (how: How, end: (all: Surroundings) => Effect.Effect<Ended>): End
           keeper,
           begun,
           holdfast: (...args) => Effect.provideContext(holdfast(place, ...args), context),
-          told: Effect.map(listed(place), (all) => toldOf(all, begun)).pipe(Effect.provideContext(context)),
+          told: overOf(place, begun).pipe(Effect.provideContext(context)),
           reopen
         })
       ),
@@ -134,6 +146,9 @@ const now = Effect.sync(() => performance.now())
 
 /** The command line's own start. */
 const commandMs = 500
+
+/** What a sweep gives by itself, over the grace of these runs. */
+const sweepGraceMs = 500 - killGraceMs
 
 /** Whoever is to adopt the runs does not come. */
 const adoptGraceMs = 300
@@ -165,11 +180,9 @@ export const cliEndings: Readonly<Record<string, Ending>> = {
       staff: "gateway and keeper",
       ender: "keeper"
     },
-    ({ begun, holdfast, told }) =>
+    ({ told }) =>
       Effect.gen(function* () {
         const at = yield* now
-        // Its own exit status is 124.
-        yield* Effect.forEach(begun.ids.slice(0, 1), () => holdfast("ps"), { discard: true })
         return { at, told: yield* told }
       })
   ),
@@ -190,7 +203,7 @@ export const cliEndings: Readonly<Record<string, Ending>> = {
     adoptGraceMs
   ),
   "a SIGKILL of the keeper": ending(
-    { told: "keeper-lost", staff: "gateway and keeper", ender: "gateway" },
+    { told: "keeper-lost", staff: "gateway and keeper", ender: "gateway", extraMs: sweepGraceMs },
     ({ place, keeper, told }) =>
       Effect.gen(function* () {
         const at = yield* now

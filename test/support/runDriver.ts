@@ -24,20 +24,21 @@ export interface Begun {
   readonly lastAt: number
 }
 
-export interface Listed extends Pick<RunInfo, "id" | "state" | "lost" | "extinction" | "status"> {
+export interface Listed extends Pick<RunInfo, "id" | "state" | "lost" | "extinction" | "status" | "endedAt"> {
   readonly reason: string | null
 }
 
 /** Each is a process that starts others; on two cores more at once only wait for each other. */
 const startsAtOnce = 4
 
-const pageOf = ({ id, state, reason, lost, extinction, status }: RunInfo): Listed => ({
+const pageOf = ({ id, state, reason, lost, extinction, status, endedAt }: RunInfo): Listed => ({
   id,
   state,
   reason: reason === null ? null : reason._tag === "spawn-error" ? reason.detail : reason._tag,
   lost,
   extinction,
-  status
+  status,
+  endedAt
 })
 
 const say = (value: unknown) => Effect.sync(() => process.stdout.write(`${JSON.stringify(value)}\n`))
