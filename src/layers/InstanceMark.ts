@@ -49,11 +49,12 @@ export const make = Effect.gen(function* () {
   const { mark } = yield* Settings
   if (process.platform !== "linux") return none
   const own = Effect.sync(ownLimit)
+  const look = makeLooks(self)
   return InstanceMark.of({
     own,
     choose: Effect.gen(function* () {
       const hard = yield* own
-      const inUse = yield* Effect.sync(() => scan(self, everything).members.map((member) => member.mark))
+      const inUse = (yield* look(everything)).members.map((member) => member.mark)
       for (let draw = 0; draw < draws; draw++) {
         const range = candidateRange(hard, yield* Random.next)
         if (range === null)
@@ -75,10 +76,10 @@ export const make = Effect.gen(function* () {
         })
     }),
     members: Effect.fn("InstanceMark.members")(function* (range: MarkRange) {
-      return yield* Effect.sync(() => scan(self, range).members)
+      return (yield* look(range)).members
     }),
     sweep: Effect.fn("InstanceMark.sweep")(function* (range: MarkRange) {
-      return yield* sweep(makeSweeper(self, range), mark)
+      return yield* sweep(makeSweeper(self, range, look), mark)
     })
   })
 })
@@ -121,13 +122,12 @@ interface Scan {
   readonly members: ReadonlyArray<Marked>
   /** Every process of the list could be looked at. */
   readonly complete: boolean
+  /** When it began. */
+  readonly before: ForkMark | null
 }
 
-/** One pid's membership. Marks are read first, because they rule out all but a few. */
-const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "other" | "unreadable" => {
-  const mark = markOf(pid)
-  if (mark === "unreadable") return "unreadable"
-  if (mark === "none" || !contains(range, mark)) return "other"
+/** Marks are read first, because they rule out all but a few. */
+const identified = (self: Identity, pid: number, mark: number): Marked | "other" | "unreadable" => {
   const seen = sight(pid)
   if (seen._tag === "Unreadable") return "unreadable"
   return Option.match(identityOf(self, pid, seen), {
@@ -136,27 +136,85 @@ const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "othe
   })
 }
 
-const scan = (self: Identity, range: MarkRange, meet: (member: Marked) => void = () => {}): Scan => {
+/** One pid's membership. */
+const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "other" | "unreadable" => {
+  const mark = markOf(pid)
+  if (mark === "unreadable") return "unreadable"
+  return mark === "none" || !contains(range, mark) ? "other" : identified(self, pid, mark)
+}
+
+interface Look {
+  readonly range: MarkRange
+  /** Told of each member at once, while the pass goes on. */
+  readonly meet: (member: Marked) => void
+}
+
+/** One pass over /proc for everybody who looks now. */
+const pass = (self: Identity, looks: ReadonlyArray<Look>): ReadonlyArray<Scan> => {
+  const before = forkMark()
   const list = pids()
-  const members: Array<Marked> = []
   let complete = list !== null
-  for (const pid of newestFirst(list ?? [], forkMark()?.lastPid ?? 0)) {
-    const found = memberAt(self, range, pid)
+  const members: ReadonlyArray<Array<Marked>> = looks.map(() => [])
+  for (const pid of newestFirst(list ?? [], before?.lastPid ?? 0)) {
+    const mark = markOf(pid)
+    if (mark === "unreadable") complete = false
+    if (typeof mark !== "number" || !looks.some(({ range }) => contains(range, mark))) continue
+    const found = identified(self, pid, mark)
     if (found === "unreadable") complete = false
-    else if (found !== "other") {
-      meet(found)
-      members.push(found)
-    }
+    if (typeof found === "string") continue
+    for (const [index, { range, meet }] of looks.entries())
+      if (contains(range, mark)) {
+        meet(found)
+        members[index]!.push(found)
+      }
   }
-  return { members, complete }
+  return members.map((members) => ({ members, complete, before }))
+}
+
+/**
+ * A pass takes 20 microseconds for each process of the machine, so those who look at the same time share one: the stops of
+ * many runs would otherwise take the product of their number and that of all processes. Where several look, a pass waits
+ * for as long as the last one took: so they meet, and half of the event loop's time is everybody else's.
+ */
+const makeLooks = (self: Identity) => {
+  let waiting: Array<Look & { readonly answer: (scan: Effect.Effect<Scan>) => void }> = []
+  let shared = false
+  let lastEnded = 0
+  let lastTookMs = 0
+  const passNow = (): void => {
+    const looks = waiting
+    waiting = []
+    if (looks.length === 0) return
+    const began = performance.now()
+    try {
+      for (const [index, scan] of pass(self, looks).entries()) looks[index]!.answer(Effect.succeed(scan))
+    } catch (defect) {
+      for (const { answer } of looks) answer(Effect.die(defect))
+    }
+    lastEnded = performance.now()
+    lastTookMs = lastEnded - began
+    shared = looks.length > 1
+  }
+  return (range: MarkRange, meet: Look["meet"] = () => {}): Effect.Effect<Scan> =>
+    Effect.callback((answer) => {
+      const look = { range, meet, answer }
+      if (waiting.push(look) === 1) {
+        const waitMs = shared ? lastEnded + lastTookMs - performance.now() : 0
+        if (waitMs > 0) setTimeout(passNow, waitMs)
+        else setImmediate(passNow)
+      }
+      return Effect.sync(() => {
+        waiting = waiting.filter((other) => other !== look)
+      })
+    })
 }
 
 const keyOf = ({ identity }: Marked): string => `${identity.pid}/${identity.startToken}`
 
 const proofSeen = (proof: SweepSeen["proof"]): SweepSeen => ({ members: 0, fresh: 0, proof })
 
-/** The hands of one sweep: each step is synchronous, so nothing of ours happens between a check and its signal. */
-const makeSweeper = (self: Identity, range: MarkRange) => {
+/** The hands of one sweep: nothing of ours happens between a check and its signal. */
+const makeSweeper = (self: Identity, range: MarkRange, lookAt: ReturnType<typeof makeLooks>) => {
   const named = new Map<string, Marked>()
   const frozen = new Set<string>()
   /** Not ours to end: another user's, or a process that we are a child of. */
@@ -189,21 +247,21 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     return true
   }
 
-  const look = (freezing: boolean): SweepSeen => {
+  const look = Effect.fnUntraced(function* (freezing: boolean): Effect.fn.Return<SweepSeen> {
     const never = new Set([1, ...ancestorsOf(self.pid)])
     let fresh = 0
-    before = forkMark()
-    const seen = scan(self, range, (member) => {
+    const seen = yield* lookAt(range, (member) => {
       const { pid } = member.identity
       if (pid === self.pid) return
       if (never.has(pid)) spared.set(keyOf(member), member)
       if (named.size < namedMost) named.set(keyOf(member), member)
       if (freezing && freeze(member)) fresh++
     })
+    before = seen.before
     complete = seen.complete
     members = seen.members.filter((member) => member.identity.pid !== self.pid && !spared.has(keyOf(member)))
     return { members: members.length, fresh, proof: null }
-  }
+  })
 
   /** After an empty scan: looks at whoever was born since it began, until a look during which nobody was. */
   const prove = (): SweepSeen => {
@@ -229,11 +287,8 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     return proofSeen("doubtful")
   }
 
-  const act = (step: SweepStep): SweepSeen => {
+  const act = (step: Exclude<SweepStep, { readonly _tag: "Look" | "Freeze" }>): SweepSeen => {
     switch (step._tag) {
-      case "Look":
-      case "Freeze":
-        return look(step._tag === "Freeze")
       case "Ask":
         for (const member of members) if (send(member, "SIGTERM")) send(member, "SIGCONT")
         members = members.filter((member) => !spared.has(keyOf(member)))
@@ -264,11 +319,11 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     }
   }
 
-  return { act, report }
+  return { look, act, report }
 }
 
 const sweep = Effect.fnUntraced(function* (
-  { act, report }: ReturnType<typeof makeSweeper>,
+  { look, act, report }: ReturnType<typeof makeSweeper>,
   settings: SettingsShape["mark"]
 ) {
   // Monotonic: a clock that is set must not end a sweep early, nor keep it going.
@@ -278,7 +333,9 @@ const sweep = Effect.fnUntraced(function* (
     const { step } = plan
     if (step._tag === "Wait") yield* Effect.sleep(step.ms)
     else yield* Effect.yieldNow
-    plan = nextSweep(plan, act(step), yield* now, settings)
+    const seen =
+      step._tag === "Look" || step._tag === "Freeze" ? yield* look(step._tag === "Freeze") : act(step)
+    plan = nextSweep(plan, seen, yield* now, settings)
   }
   return report(plan.step.proven)
 })

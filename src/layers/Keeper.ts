@@ -17,7 +17,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import { Epoch } from "../services/Epoch.ts"
-import { InstanceMark, isFree, type MarkRange, overlaps, siblingRange } from "../services/InstanceMark.ts"
+import { InstanceMark, isFree, type MarkRange, overlaps, siblingRange, type SweepReport } from "../services/InstanceMark.ts"
 import {
   dealingWithKeeper,
   Handover,
@@ -78,17 +78,20 @@ export const make = Effect.gen(function* () {
 
   /** Whatever still carries a mark of its range is ended; with nobody left the row is closed, else the next start looks. */
   const sweepAndClose = Effect.fnUntraced(function* ({ keeperId, mark, socketPath }: KeeperRecord) {
+    let report: SweepReport = nothing
     if (mark !== null) {
-      const { ended, survivors } = yield* marks.sweep(mark)
+      report = yield* marks.sweep(mark)
+      const { ended, survivors } = report
       if (ended.length > 0 || survivors.length > 0)
         yield* Effect.logWarning("swept what a keeper had left").pipe(
           Effect.annotateLogs({ keeper: keeperId, ended: ended.length, survivors: survivors.length })
         )
-      if (survivors.length > 0) return
+      if (survivors.length > 0) return report
     }
     // Of one that was killed; nobody answers there any more.
     yield* Effect.sync(() => fs.rmSync(socketPath, { force: true }))
     yield* ledger(rows.end(keeperId))
+    return report
   })
 
   const hold = Effect.fnUntraced(function* (record: KeeperRecord, adopted: boolean) {
@@ -141,8 +144,9 @@ export const make = Effect.gen(function* () {
       yield* Effect.logError("the keeper was lost; its runs are being ended").pipe(
         Effect.annotateLogs({ keeper: record.keeperId, pid: record.identity.pid })
       )
-      yield* reaper.reap("keeper-lost").pipe(
-        Effect.andThen(sweepAndClose(record)),
+      // Its range first: there a mark alone is proof, and all of its runs are ended at once.
+      yield* sweepAndClose(record).pipe(
+        Effect.flatMap((report) => reaper.reap("keeper-lost", [report])),
         // The next start finds the open row and does it then.
         Effect.catch((error) => Effect.logError(error.message, error.cause))
       )
@@ -206,8 +210,8 @@ export const make = Effect.gen(function* () {
     closing ? Effect.fail(closed) : held === null ? start : Effect.succeed(held)
   )
 
-  // What earlier gateways have left: those that live are gone on with, the others' runs are dealt with one by one, and then
-  // whatever else carries a mark of theirs.
+  // What earlier gateways have left: those that live are gone on with; whatever carries a mark of the others is ended, and
+  // then their runs are dealt with one by one.
   const found = yield* ledger(rows.open)
   const dealt = yield* Effect.forEach(found, (row) =>
     Effect.map(
@@ -222,15 +226,16 @@ export const make = Effect.gen(function* () {
       Effect.annotateLogs({ keeper: hello.keeperId, pid: hello.identity.pid })
     )
   }
-  const reconciled = yield* reaper.reap("both-lost")
+  const swept: Array<SweepReport> = []
+  for (const { row, dealing } of dealt) {
+    if (dealing === "sweep") swept.push(yield* sweepAndClose(row))
+    if (dealing === "close") yield* sweepAndClose({ ...row, mark: null })
+  }
+  const reconciled = yield* reaper.reap("both-lost", swept)
   for (const { runId, dealing, extinction } of reconciled)
     yield* Effect.logInfo("dealt with a run of an earlier keeper").pipe(
       Effect.annotateLogs({ run: runId, dealing: dealing._tag, survivors: extinction?.survivors.length ?? 0 })
     )
-  for (const { row, dealing } of dealt) {
-    if (dealing === "sweep") yield* sweepAndClose(row)
-    if (dealing === "close") yield* sweepAndClose({ ...row, mark: null })
-  }
 
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
@@ -291,7 +296,7 @@ export const make = Effect.gen(function* () {
       return info
     }),
     reconciled,
-    reap: ({ dryRun }) => (dryRun ? reaper.plan : oneAtATime(reaper.reap("both-lost"))),
+    reap: ({ dryRun }) => (dryRun ? reaper.plan : oneAtATime(reaper.reap("both-lost", []))),
     tree: Effect.suspend(() =>
       held === null
         ? Effect.succeed([])
@@ -304,6 +309,8 @@ export const make = Effect.gen(function* () {
 })
 
 export const layer = Layer.effect(Keeper, make)
+
+const nothing: SweepReport = { ended: [], survivors: [], proven: true }
 
 /** Enough to tell whether they were too many. */
 const lossesKept = 32

@@ -102,6 +102,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
     own: epoch.current.mark,
     isKept: () => false,
     lost: "both-lost",
+    swept: [],
     marks,
     hands: Effect.map(calls, ({ signal }) => ({ ...hands, signal }))
   })

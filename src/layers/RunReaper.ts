@@ -52,18 +52,19 @@ export const make = Effect.gen(function* () {
   return RunReaper.of({
     plan: Effect.gen(function* () {
       const { records, seen } = yield* world
-      const planned = yield* planReconciliation(records, { ...seen, lost: "both-lost" })
+      const planned = yield* planReconciliation(records, { ...seen, lost: "both-lost", swept: [] })
       return planned.map(({ record, dealing }): Reconciled => ({
         runId: record.runId,
         dealing,
         extinction: null
       }))
     }).pipe(Effect.withSpan("RunReaper.plan")),
-    reap: Effect.fn("RunReaper.reap")(function* (lost) {
+    reap: Effect.fn("RunReaper.reap")(function* (lost, swept) {
       const { records, seen } = yield* world
       const dealt = yield* reconcile(ledger, records, {
         ...seen,
         lost,
+        swept,
         hands: Effect.map(calls, ({ signal }) => ({ marks, times, signal }))
       })
       yield* places.remove(dealt.filter(isClosed).map(({ runId }) => runId))

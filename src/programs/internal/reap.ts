@@ -24,7 +24,7 @@ const withoutGateway = Effect.fnUntraced(function* (dryRun: boolean) {
   const { database } = (yield* Settings).paths
   if (!fs.existsSync(database)) return []
   return yield* Effect.provide(
-    Effect.flatMap(RunReaper.RunReaper, ({ plan, reap }) => (dryRun ? plan : reap("both-lost"))),
+    Effect.flatMap(RunReaper.RunReaper, ({ plan, reap }) => (dryRun ? plan : reap("both-lost", []))),
     reaper
   )
 })
