@@ -1,14 +1,16 @@
 /**
  * InstanceMark, live on Linux: RLIMIT_LOCKS through prlimit(1) of util-linux, members and counters from /proc.
  *
- * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Elsewhere there is
- * no mark, and nothing is ever found or ended by one.
+ * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Who looks at every
+ * process does so in slices, and one at a time, so that nobody else waits for long. Elsewhere there is no mark, and nothing
+ * is ever found or ended by one.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Semaphore from "effect/Semaphore"
 import { execFile } from "node:child_process"
 import {
   bornBetween,
@@ -30,6 +32,7 @@ import {
 import { type Identity, identityOf, ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { Settings, type SettingsShape } from "../services/Settings.ts"
 import { ancestorsOf, forkMark, isListed, isThread, markOf, pids, sight, signal } from "./internal/procfs.ts"
+import { makeSlices } from "./internal/slices.ts"
 
 export * from "../services/InstanceMark.ts"
 
@@ -49,11 +52,13 @@ export const make = Effect.gen(function* () {
   const { mark } = yield* Settings
   if (process.platform !== "linux") return none
   const own = Effect.sync(ownLimit)
+  const looking = (yield* Semaphore.make(1)).withPermits(1)
+  const membersOf = (range: MarkRange) => looking(Effect.map(scan(self, range), ({ members }) => members))
   return InstanceMark.of({
     own,
     choose: Effect.gen(function* () {
       const hard = yield* own
-      const inUse = yield* Effect.sync(() => scan(self, everything).members.map((member) => member.mark))
+      const inUse = (yield* membersOf(everything)).map((member) => member.mark)
       for (let draw = 0; draw < draws; draw++) {
         const range = candidateRange(hard, yield* Random.next)
         if (range === null)
@@ -75,10 +80,10 @@ export const make = Effect.gen(function* () {
         })
     }),
     members: Effect.fn("InstanceMark.members")(function* (range: MarkRange) {
-      return yield* Effect.sync(() => scan(self, range).members)
+      return yield* membersOf(range)
     }),
     sweep: Effect.fn("InstanceMark.sweep")(function* (range: MarkRange) {
-      return yield* sweep(makeSweeper(self, range), mark)
+      return yield* sweep(makeSweeper(self, range), looking, mark)
     })
   })
 })
@@ -136,7 +141,14 @@ const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "othe
   })
 }
 
-const scan = (self: Identity, range: MarkRange, meet: (member: Marked) => void = () => {}): Scan => {
+const nobody = (): void => undefined
+
+const scan = Effect.fnUntraced(function* (
+  self: Identity,
+  range: MarkRange,
+  meet: (member: Marked) => void = nobody
+): Effect.fn.Return<Scan> {
+  const turn = yield* makeSlices
   const list = pids()
   const members: Array<Marked> = []
   let complete = list !== null
@@ -147,15 +159,16 @@ const scan = (self: Identity, range: MarkRange, meet: (member: Marked) => void =
       meet(found)
       members.push(found)
     }
+    yield* turn
   }
   return { members, complete }
-}
+})
 
 const keyOf = ({ identity }: Marked): string => `${identity.pid}/${identity.startToken}`
 
 const proofSeen = (proof: SweepSeen["proof"]): SweepSeen => ({ members: 0, fresh: 0, proof })
 
-/** The hands of one sweep: each step is synchronous, so nothing of ours happens between a check and its signal. */
+/** The hands of one sweep: a check and its signal are one step, so nothing of ours happens in between. */
 const makeSweeper = (self: Identity, range: MarkRange) => {
   const named = new Map<string, Marked>()
   const frozen = new Set<string>()
@@ -189,11 +202,11 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     return true
   }
 
-  const look = (freezing: boolean): SweepSeen => {
+  const look = Effect.fnUntraced(function* (freezing: boolean): Effect.fn.Return<SweepSeen> {
     const never = new Set([1, ...ancestorsOf(self.pid)])
     let fresh = 0
     before = forkMark()
-    const seen = scan(self, range, (member) => {
+    const seen = yield* scan(self, range, (member) => {
       const { pid } = member.identity
       if (pid === self.pid) return
       if (never.has(pid)) spared.set(keyOf(member), member)
@@ -203,10 +216,22 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     complete = seen.complete
     members = seen.members.filter((member) => member.identity.pid !== self.pid && !spared.has(keyOf(member)))
     return { members: members.length, fresh, proof: null }
-  }
+  })
+
+  /** One after the other, which a thousand of them take 20 milliseconds for. */
+  const each = Effect.fnUntraced(function* (use: (member: Marked) => boolean) {
+    const turn = yield* makeSlices
+    const yes: Array<Marked> = []
+    for (const member of members) {
+      if (use(member)) yes.push(member)
+      yield* turn
+    }
+    return yes
+  })
 
   /** After an empty scan: looks at whoever was born since it began, until a look during which nobody was. */
-  const prove = (): SweepSeen => {
+  const prove = Effect.fnUntraced(function* (): Effect.fn.Return<SweepSeen> {
+    const turn = yield* makeSlices
     if (!complete) return proofSeen("doubtful")
     for (let round = 0; round < chaseRounds; round++) {
       const now = forkMark()
@@ -225,33 +250,34 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
       if (found) return proofSeen("found")
       if (!born.more) return proofSeen("proven")
       before = now
+      yield* turn
     }
     return proofSeen("doubtful")
-  }
+  })
 
-  const act = (step: SweepStep): SweepSeen => {
+  const act = Effect.fnUntraced(function* (step: SweepStep): Effect.fn.Return<SweepSeen> {
     switch (step._tag) {
       case "Look":
       case "Freeze":
-        return look(step._tag === "Freeze")
+        return yield* look(step._tag === "Freeze")
       case "Ask":
-        for (const member of members) if (send(member, "SIGTERM")) send(member, "SIGCONT")
+        yield* each((member) => send(member, "SIGTERM") && send(member, "SIGCONT"))
         members = members.filter((member) => !spared.has(keyOf(member)))
         break
       case "Grace":
-        members = members.filter(stands)
+        members = yield* each(stands)
         break
       case "Kill":
-        for (const member of members) send(member, "SIGKILL")
+        yield* each((member) => send(member, "SIGKILL"))
         break
       case "Prove":
-        return prove()
+        return yield* prove()
       case "Wait":
       case "Done":
         break
     }
     return { members: members.length, fresh: 0, proof: null }
-  }
+  })
 
   const report = (proven: boolean): SweepReport => {
     const left = new Map([...members.map((member) => [keyOf(member), member] as const), ...spared])
@@ -269,6 +295,7 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
 
 const sweep = Effect.fnUntraced(function* (
   { act, report }: ReturnType<typeof makeSweeper>,
+  looking: <A>(step: Effect.Effect<A>) => Effect.Effect<A>,
   settings: SettingsShape["mark"]
 ) {
   // Monotonic: a clock that is set must not end a sweep early, nor keep it going.
@@ -278,7 +305,7 @@ const sweep = Effect.fnUntraced(function* (
     const { step } = plan
     if (step._tag === "Wait") yield* Effect.sleep(step.ms)
     else yield* Effect.yieldNow
-    plan = nextSweep(plan, act(step), yield* now, settings)
+    plan = nextSweep(plan, yield* looking(act(step)), yield* now, settings)
   }
   return report(plan.step.proven)
 })
