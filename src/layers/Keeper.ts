@@ -17,7 +17,14 @@ import { SqlClient } from "effect/sql/SqlClient"
 import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import { Epoch } from "../services/Epoch.ts"
-import { InstanceMark, isFree, type MarkRange, overlaps, siblingRange, type SweepReport } from "../services/InstanceMark.ts"
+import {
+  InstanceMark,
+  isFree,
+  type MarkRange,
+  overlaps,
+  siblingRange,
+  type SweepReport
+} from "../services/InstanceMark.ts"
 import {
   dealingWithKeeper,
   Handover,

@@ -59,7 +59,8 @@ import { reapTimeoutMs } from "./internal/runChild.ts"
 import { makeHistory } from "./internal/runHistory.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { type Launch, makeRunLife, monotonicMs, type RunLife } from "./internal/runLife.ts"
-import { onDisk, placesIn, type PlacesOnDisk } from "./internal/runPlaces.ts"
+import { type RunMachine, thisMachine } from "./internal/runMachine.ts"
+import { placesIn } from "./internal/runPlaces.ts"
 import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
@@ -86,7 +87,7 @@ interface Run {
   readonly known: () => RunKnown
 }
 
-export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: PlacesOnDisk = onDisk) {
+export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: RunMachine = thisMachine) {
   const { environment, mark: times, paths } = yield* Settings
   const epoch = yield* Epoch
   const marks = yield* InstanceMark
@@ -94,8 +95,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
   const log = yield* RunLog
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
-  const hands = { marks, times }
-  const places = placesIn(paths, disk)
+  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
+  const places = placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
-import { InstanceMark, rangeOf } from "../services/InstanceMark.ts"
+import { InstanceMark, type MarkRange, rangeOf } from "../services/InstanceMark.ts"
 import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { RunLedgerError } from "../services/PtySupervisor.ts"
 import type { Reconciled } from "../services/RunLedger.ts"
@@ -13,6 +13,7 @@ import { makeKeeperRows } from "./internal/keeperRows.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { onDisk, placesIn } from "./internal/runPlaces.ts"
 import { planReconciliation, reconcile } from "./internal/runReconcile.ts"
+import { makeTraces } from "./internal/traces.ts"
 
 export * from "../services/RunReaper.ts"
 
@@ -28,18 +29,19 @@ export const make = Effect.gen(function* () {
 
   /** Keepers that may live: those whose identity cannot be told too, for whoever they hold is not ours to end. */
   const living = Effect.gen(function* () {
-    const found = new Set<string>()
-    for (const { keeperId, identity } of yield* keepers.open)
-      if (identity !== null && (yield* identities.verdict(identity)) !== "dead") found.add(keeperId)
+    const found = new Map<string, MarkRange | null>()
+    for (const { keeperId, identity, mark } of yield* keepers.open)
+      if (identity !== null && (yield* identities.verdict(identity)) !== "dead") found.set(keeperId, mark)
     return found
   }).pipe(Effect.mapError((cause) => new RunLedgerError({ cause })))
 
   const world = Effect.gen(function* () {
     const records = yield* ledger.open
     const hard = records.length === 0 ? null : yield* marks.own
-    const kept = records.length === 0 ? new Set<string>() : yield* living
+    const kept = records.length === 0 ? new Map<string, MarkRange | null>() : yield* living
     return {
       records,
+      claimed: [...kept.values()].filter((mark) => mark !== null),
       seen: {
         identities,
         own: hard === null ? null : rangeOf(hard),
@@ -60,12 +62,18 @@ export const make = Effect.gen(function* () {
       }))
     }).pipe(Effect.withSpan("RunReaper.plan")),
     reap: Effect.fn("RunReaper.reap")(function* (lost, swept) {
-      const { records, seen } = yield* world
+      const { records, seen, claimed } = yield* world
       const dealt = yield* reconcile(ledger, records, {
         ...seen,
         lost,
         swept,
-        hands: Effect.map(calls, ({ signal }) => ({ marks, times, signal }))
+        hands: Effect.map(Effect.all([calls, makeTraces]), ([{ signal }, traces]) => ({
+          marks,
+          times,
+          signal,
+          traces,
+          claimed: Effect.succeed(claimed)
+        }))
       })
       yield* places.remove(dealt.filter(isClosed).map(({ runId }) => runId))
       return dealt

@@ -1,7 +1,13 @@
 /** At a start: what is left of the runs of earlier epochs, looked at once for all of them, and then dealt with. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import { contains, type Marked, type MarkRange, overlaps, type SweepReport } from "../../services/InstanceMark.ts"
+import {
+  contains,
+  type Marked,
+  type MarkRange,
+  overlaps,
+  type SweepReport
+} from "../../services/InstanceMark.ts"
 import type { Extinction } from "../../services/Run.ts"
 import type { ProcessIdentity } from "../../services/ProcessIdentity.ts"
 import { dealingWithRun, type Reconciled, type RunDealing, type RunRecord } from "../../services/RunLedger.ts"
@@ -90,7 +96,7 @@ export const planReconciliation = Effect.fnUntraced(function* (
         dealing._tag === "close" && report !== undefined ? { proven: report.proven, survivors: [] } : null
       return {
         record,
-        dealing: done === null ? dealing : { _tag: "sweep", lost },
+        dealing: done === null ? dealing : ({ _tag: "sweep", lost } as const),
         tree: { runId, leader, mark: bears ? mark : null, kin: new Map() },
         done
       }
