@@ -236,7 +236,11 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
           : { chars: cell.getChars(), width: cell.getWidth(), attributes: copyOf(cell) }
       )
     }
-    return cells
+    return cells.map((cell, x) => {
+      const isCut = cell.width === 2 && x !== cols - 2 && !isSecondHalf(cells[x + 1])
+      const isLeft = isSecondHalf(cell) && cells[x - 1]?.width !== 2
+      return isCut || isLeft ? { chars: "", width: 1, attributes: cell.attributes } : cell
+    })
   }
 
   const drawLines = (buffer: IBuffer, parts: BufferParts): void => {
@@ -415,7 +419,8 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
     if (isHidden(current) && isHidden(saved) && isSaved(active)) {
       out.push("\x1b8", sgr(current, kept), `${csi}${current.bg & protectedCell ? 1 : 0}"q`)
       pen = current
-    } else take(current.bg & extended ? current : { ...current, extended: { ...plain.extended, underlineColor } })
+    } else
+      take(current.bg & extended ? current : { ...current, extended: { ...plain.extended, underlineColor } })
   }
   const y = modes.originMode ? active.y - active.scrollTop : active.y
   if (outside) drawPen()
@@ -440,6 +445,8 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
   return out.join("")
 }
 
+const isSecondHalf = (cell: Cell | undefined): boolean => cell?.width === 0 && cell.chars === ""
+
 /** As a cell has them. */
 const shownBy = ({ fg, bg, extended: more }: Attributes): Attributes => ({
   fg,
@@ -455,7 +462,9 @@ const lastBefore = (
   const behind = row[x - 1]
   const from = x > 1 && behind?.width === 0 && behind.chars === "" ? x - 2 : x - 1
   const cell = row[from]
-  return cell !== undefined && cell.chars !== "" && from + Math.max(1, cell.width) === x ? { cell, x: from } : null
+  return cell !== undefined && cell.chars !== "" && from + Math.max(1, cell.width) === x
+    ? { cell, x: from }
+    : null
 }
 
 interface Cell {
