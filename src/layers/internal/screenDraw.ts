@@ -2,10 +2,16 @@
  * Draws a terminal on another one that was just reset: escape sequences after which it has the same cells, the same lines
  * that flow into one another, and the same margins, tabs, saved cursors, character sets, modes, pen and cursor.
  *
- * The serializer that xterm offers leaves out all that its interface does not show, and takes colours for others: of 174
- * attaches in the tests it drew 29 right. What no output can make is drawn as the nearest that some can: a cursor that
- * waits for a wrap on an erased cell, the half of a wide character that insertion has torn off, an underline style that a
- * restored cursor has hidden.
+ * The serializer that xterm offers leaves out all that its interface does not show, and takes colours for others. What no
+ * output can give to a terminal of the same size, and a later resize or sequence may show: cells that a narrower window has
+ * hidden on the alternate screen, lines and room for lines above it, tab stops beyond the width, a saved cursor outside the
+ * screen, half of a wide character (drawn as a blank), a link whose lines have gone, the underline that a restored cursor
+ * has hidden where that cursor is saved no more or has scrolled away, a character set that was restored from the other
+ * screen, a cursor that waits for a wrap behind an empty cell, a last character that is not before the cursor.
+ *
+ * Measured by test/Screen.soak.test.ts against bare terminals, on 400 sessions in no sensible order: xterm throws at 2;
+ * of 2786 attaches 155 differ at once and 255 later, in 196 sessions; all but 8 of these had one of the above. Of
+ * recordings of 30 real programs one differs, in the half of a wide character.
  */
 import type { IBuffer, IBufferCell, Terminal } from "@xterm/headless"
 import { type Attributes, attributesOf, type BufferParts, type Charset, partsOf } from "./terminalParts.ts"
