@@ -14,6 +14,8 @@ const maxTextChars = 2_083
 /** At once, on screen and scrollback. A listing of a directory makes one a file. */
 const maxLinks = 4_096
 
+const isTooLong = (text: string): boolean => text.length > maxTextChars
+
 export const boundTerminal = (terminal: Terminal): void => {
   const { unicodeService, _oscLinkService } = partsOf(terminal)
   const known = unicodeService._activeProvider
@@ -29,7 +31,6 @@ export const boundTerminal = (terminal: Terminal): void => {
     }
   })
   terminal.unicode.activeVersion = "bounded"
-  const isTooLong = (text: string): boolean => text.length > maxTextChars
   for (const title of [0, 1, 2]) terminal.parser.registerOscHandler(title, isTooLong)
   terminal.parser.registerOscHandler(
     8,
