@@ -53,10 +53,17 @@ export const listed = (place: Place) =>
   Effect.map(holdfast(place, "ps", "-a", "--json"), (text) => {
     const { runs } = JSON.parse(text) as {
       readonly runs: ReadonlyArray<{
-        readonly run: Omit<Listed, "reason"> & { readonly reason: { readonly _tag: string } | null }
+        readonly run: Omit<Listed, "reason" | "pid"> & {
+          readonly reason: { readonly _tag: string } | null
+          readonly leader: { readonly pid: number } | null
+        }
       }>
     }
-    return runs.map(({ run }): Listed => ({ ...run, reason: run.reason?._tag ?? null }))
+    return runs.map(({ run }): Listed => ({
+      ...run,
+      reason: run.reason?._tag ?? null,
+      pid: run.leader?.pid ?? null
+    }))
   })
 
 /** Of those that were begun, when each is over as `ps` has it. */
