@@ -6,14 +6,14 @@ import { assert, describe, layer as withLayer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as path from "node:path"
 import { openDriver, toldOf } from "./support/keptZoo.ts"
-import { layer, numberedPlace, Outside, recycles } from "./support/outside.ts"
+import { layer, numberedPlace, recycles } from "./support/outside.ts"
 import { rowsOf } from "./support/ptySupervisor.ts"
 import type { Begun, Listed } from "./support/runDriver.ts"
 import { talker } from "./support/talker.ts"
 
 const soak = Boolean(process.env["HOLDFAST_SOAK"])
 /** Runs at once, and how often. */
-const [runs, rounds] = soak ? [100, 90] : [40, 4]
+const [runs, rounds] = soak ? [100, 90] : [80, 2]
 /** Children of one run that leave when they are asked, while the run itself does not. */
 const [children, stops] = soak ? [100, 10] : [40, 1]
 
@@ -27,7 +27,12 @@ const innocents = Effect.fnUntraced(function* (place: Effect.Success<typeof numb
   const ask = (line: string) =>
     Effect.andThen(
       Effect.sync(() => child.stdin.write(`${line}\n`)),
-      Effect.map(hearLine, (answer) => answer.split(" ").slice(1).filter((word) => word !== ""))
+      Effect.map(hearLine, (answer) =>
+        answer
+          .split(" ")
+          .slice(1)
+          .filter((word) => word !== "")
+      )
     )
   return {
     make: (numbers: ReadonlyArray<number>) =>
