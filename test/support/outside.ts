@@ -88,6 +88,8 @@ interface Stage {
   readonly node: string
   /** The program of a file below `test/fixtures`, bundled. */
   readonly program: (name: string) => string
+  /** A file there, as it is. */
+  readonly file: (name: string) => string
 }
 
 const lines = (stdout: string): ReadonlyArray<Left> =>
@@ -167,6 +169,7 @@ const makeStage = Effect.gen(function* () {
     tortures: copy(tortures, "torture"),
     dist,
     node,
+    file: (name) => copy(path.join(repository, "test/fixtures", name), path.join("files", name)),
     program: (name) => {
       const file = path.join(root, "programs", `${name}.mjs`)
       if (fs.existsSync(file)) return file

@@ -26,6 +26,7 @@ export interface Begun {
 
 export interface Listed extends Pick<RunInfo, "id" | "state" | "lost" | "extinction" | "status" | "endedAt"> {
   readonly reason: string | null
+  readonly command: string
   /** Of its leader. */
   readonly pid: number | null
 }
@@ -33,7 +34,7 @@ export interface Listed extends Pick<RunInfo, "id" | "state" | "lost" | "extinct
 /** Each is a process that starts others; on two cores more at once only wait for each other. */
 const startsAtOnce = 4
 
-const pageOf = ({ id, state, reason, lost, extinction, status, endedAt, leader }: RunInfo): Listed => ({
+const pageOf = ({ id, state, reason, lost, extinction, status, endedAt, leader, spec }: RunInfo): Listed => ({
   id,
   state,
   reason: reason === null ? null : reason._tag === "spawn-error" ? reason.detail : reason._tag,
@@ -41,6 +42,7 @@ const pageOf = ({ id, state, reason, lost, extinction, status, endedAt, leader }
   extinction,
   status,
   endedAt,
+  command: spec.command,
   pid: leader?.pid ?? null
 })
 

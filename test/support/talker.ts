@@ -6,6 +6,7 @@ import { createInterface } from "node:readline"
 
 export interface Talker<Ask> {
   readonly child: ChildProcessWithoutNullStreams
+  readonly stderr: () => string
   readonly hearLine: Effect.Effect<string>
   /** Its next line. */
   readonly hear: Effect.Effect<unknown>
@@ -32,6 +33,7 @@ export const talker = <Ask>(
       const hear = Effect.map(hearLine, (line): unknown => JSON.parse(line))
       return {
         child,
+        stderr: () => stderr,
         hearLine,
         hear,
         ask: (ask) =>
