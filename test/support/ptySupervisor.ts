@@ -169,8 +169,6 @@ export const shell = (script: string, over: Partial<RunSpec> = {}): RunSpec =>
 
 const tortures = fileURLToPath(new URL("../fixtures/torture", import.meta.url))
 
-export const vices: ReadonlyArray<string> = readdirSync(tortures)
-
 export const torture = (vice: string, over: Partial<RunSpec> = {}): RunSpec =>
   specOf(`${tortures}/${vice}`, over)
 
