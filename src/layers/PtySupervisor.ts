@@ -50,6 +50,7 @@ import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunStat
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
+import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -105,6 +106,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
   yield* Effect.forkScoped(places.remove(over))
 
+  const { mark: range } = epoch.current
+  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, members: marks.members, calls })
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)
