@@ -95,7 +95,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
   const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
-  const places = placesIn(paths, machine.places)
+  const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, {
     identities,
@@ -208,7 +208,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
-    yield* Scope.provide(places.make(id), scope)
+    const cgroup = yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>
@@ -239,6 +239,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
       spec,
       env: environmentOf(id, spec, variables),
       mark,
+      cgroup,
       scope,
       launch,
       calls,

@@ -15,9 +15,12 @@ import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
 import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import type { CgroupsFound } from "../../src/layers/internal/cgroups.ts"
+import { launchChild } from "../../src/layers/internal/launchChild.ts"
+import { thisMachine } from "../../src/layers/internal/runMachine.ts"
 import { makeClaims } from "../../src/layers/internal/claimMark.ts"
 import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
-import { layer, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
+import { layer, makeWith, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
@@ -57,6 +60,8 @@ export interface WorldOptions {
   /** False where the system has none. */
   readonly marked?: boolean
   readonly environment?: Readonly<Record<string, string>>
+  /** Instead of those of this machine. */
+  readonly cgroups?: CgroupsFound
 }
 
 /** A life of a gateway; it ends with the scope, or by `close`. */
@@ -75,7 +80,18 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
     environment: options.environment ?? { PATH: process.env["PATH"] }
   })
   const epoch = epochOf(options.epoch ?? "01J0000000000000000000000A", options.marked ?? true)
-  const graph = layer.pipe(
+  const { cgroups } = options
+  const supervisor =
+    cgroups === undefined
+      ? layer
+      : Layer.effect(
+          PtySupervisor,
+          makeWith(launchChild, {
+            ...thisMachine,
+            places: { ...thisMachine.places, cgroups: Effect.succeed(cgroups) }
+          })
+        )
+  const graph = supervisor.pipe(
     Layer.provideMerge(epoch),
     Layer.provideMerge(layerMark),
     Layer.provideMerge([layerIdentity, layerDatabase, layerRunLog, layerSyscalls, layerTree]),

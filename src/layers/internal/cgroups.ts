@@ -40,6 +40,9 @@ export const findCgroups: Effect.Effect<CgroupsFound> = Effect.sync(() => {
     const read = (name: string) => fs.readFileSync(`/proc/self/${name}`, "utf8")
     const directory = cgroupDirectory(read("cgroup"), read("mountinfo"))
     if (directory === null) return notDelegated("no cgroup of the second version is mounted")
+    // The root of all groups, which alone has no such file, is the system's even where we are root.
+    if (!fs.existsSync(`${directory}/cgroup.events`))
+      return notDelegated("its own group is the system's root")
     const trial = `${directory}/holdfast-probe-${process.pid}`
     fs.mkdirSync(trial)
     try {
@@ -53,4 +56,81 @@ export const findCgroups: Effect.Effect<CgroupsFound> = Effect.sync(() => {
   } catch (error) {
     return notDelegated(`its own group cannot be divided (${errorCode(error) ?? "unknown error"})`)
   }
+})
+
+/** Below the own group's directory, and so never a group that this process is in. */
+export const groupOf = (directory: string, runId: string): string => `${directory}/holdfast-${runId}`
+
+/** A killed process leaves its group when it is buried, within a millisecond, or when the kernel lets go of it. */
+const emptyWithinMs = 1_000
+const lookMs = 5
+/** Groups that a run has made inside of its own. */
+const maxInner = 1_024
+
+/** False where it could not be made: the run is started without. */
+export const makeGroup = (group: string): Effect.Effect<boolean> =>
+  Effect.try(() => fs.mkdirSync(group)).pipe(
+    Effect.as(true),
+    Effect.catch(({ cause }) =>
+      Effect.as(
+        Effect.logWarning(
+          `a run starts without a cgroup of its own (${errorCode(cause) ?? "unknown error"})`
+        ),
+        false
+      )
+    )
+  )
+
+/** Whether anybody is in it, or in a group that was made inside; false when it is gone. */
+export const isPopulated = (group: string): boolean => {
+  try {
+    return /^populated 1$/m.test(fs.readFileSync(`${group}/cgroup.events`, "utf8"))
+  } catch {
+    return false
+  }
+}
+
+/** Ends everybody in it at once, by the kernel; whether anybody was in it. */
+export const killGroupMembers = (group: string): Effect.Effect<boolean> =>
+  Effect.gen(function* () {
+    if (!isPopulated(group)) return false
+    yield* Effect.try(() => fs.writeFileSync(`${group}/cgroup.kill`, "1")).pipe(
+      Effect.catch(({ cause }) => Effect.logWarning("a run's cgroup could not be killed", cause))
+    )
+    yield* Effect.sleep(lookMs).pipe(
+      Effect.repeat({ while: () => isPopulated(group) }),
+      Effect.timeoutOption(emptyWithinMs)
+    )
+    return true
+  })
+
+const removeAll = (group: string, budget: { left: number }): void => {
+  if (budget.left-- <= 0) return
+  for (const entry of fs.readdirSync(group, { withFileTypes: true }))
+    if (entry.isDirectory()) removeAll(`${group}/${entry.name}`, budget)
+  fs.rmdirSync(group)
+}
+
+/** With whoever is still in it. */
+export const removeGroup = (group: string): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    if (!fs.existsSync(group)) return
+    yield* killGroupMembers(group)
+    yield* Effect.try(() => removeAll(group, { left: maxInner })).pipe(
+      Effect.catch(({ cause }) =>
+        Effect.logWarning(`a run's cgroup could not be removed (${errorCode(cause) ?? "unknown error"})`)
+      )
+    )
+  })
+
+/**
+ * A command that starts in a group: a shell joins it and becomes the program, so that nothing it forks was ever outside.
+ * Where it cannot, it goes on without.
+ */
+export const inGroup = (
+  group: string,
+  { program, args }: { readonly program: string; readonly args: ReadonlyArray<string> }
+): { readonly program: string; readonly args: ReadonlyArray<string> } => ({
+  program: "/bin/sh",
+  args: ["-c", '{ echo 0 > "$0"; } 2>/dev/null; exec "$@"', `${group}/cgroup.procs`, program, ...args]
 })

@@ -71,7 +71,11 @@ const planReconciliation = Effect.fnUntraced(function* (
       // A machine without prlimit has started it without the mark that was claimed for it.
       const bears =
         isMarked || inRange.some(({ identity }) => withCookie.some(({ pid }) => pid === identity.pid))
-      return { record, dealing, tree: { runId, leader, mark: bears ? mark : null, kin: new Map() } }
+      return {
+        record,
+        dealing,
+        tree: { runId, leader, mark: bears ? mark : null, cgroup: null, kin: new Map() }
+      }
     })
   )
 })
