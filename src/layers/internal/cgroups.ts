@@ -34,10 +34,11 @@ export const cgroupDirectory = (cgroup: string, mountinfo: string): string | nul
   return null
 }
 
+const read = (name: string): string => fs.readFileSync(`/proc/self/${name}`, "utf8")
+
 /** Makes a group and removes it: what a directory's mode says is not what the kernel allows. */
 export const findCgroups: Effect.Effect<CgroupsFound> = Effect.sync(() => {
   try {
-    const read = (name: string) => fs.readFileSync(`/proc/self/${name}`, "utf8")
     const directory = cgroupDirectory(read("cgroup"), read("mountinfo"))
     if (directory === null) return notDelegated("no cgroup of the second version is mounted")
     // The root of all groups, which alone has no such file, is the system's even where we are root.
@@ -82,7 +83,7 @@ export const makeGroup = (group: string): Effect.Effect<boolean> =>
   )
 
 /** Whether anybody is in it, or in a group that was made inside; false when it is gone. */
-export const isPopulated = (group: string): boolean => {
+const isPopulated = (group: string): boolean => {
   try {
     return /^populated 1$/m.test(fs.readFileSync(`${group}/cgroup.events`, "utf8"))
   } catch {
