@@ -52,6 +52,7 @@ import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeptRuns } from "./internal/keptRuns.ts"
+import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -96,7 +97,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
   const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
-  const places = placesIn(paths, machine.places)
+  const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
@@ -110,6 +111,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
   yield* Effect.forkScoped(places.remove(over))
 
+  const { mark: range } = epoch.current
+  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, members: marks.members, calls })
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)
@@ -210,7 +213,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
-    yield* Scope.provide(places.make(id), scope)
+    const cgroup = yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>
@@ -241,6 +244,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
       spec,
       env: environmentOf(id, spec, variables),
       mark,
+      cgroup,
       scope,
       launch,
       calls,
