@@ -183,6 +183,8 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
         generation,
         origin: options.origin ?? "spawned",
         pid: generation,
+        runId: null,
+        mark: null,
         version: "0.169.0",
         lost: Effect.never,
         gone: Effect.never,
