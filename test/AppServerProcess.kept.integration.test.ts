@@ -210,10 +210,14 @@ const serveWhere = (file: string) =>
   Effect.gen(function* () {
     yield* eventually("the program was started", () => fs.existsSync(file))
     const server = http.createServer()
-    new WebSocketServer({ server })
+    const sockets = new WebSocketServer({ server })
     yield* Effect.acquireRelease(
       Effect.sync(() => server.listen(fs.readFileSync(file, "utf8").trim())),
-      () => Effect.sync(() => server.close())
+      () =>
+        Effect.sync(() => {
+          sockets.close()
+          server.close()
+        })
     )
     return yield* Effect.never
   }).pipe(Effect.scoped)

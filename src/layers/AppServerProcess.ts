@@ -29,7 +29,7 @@ import { Settings } from "../services/Settings.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { type Child, launch } from "./internal/appServerChild.ts"
 import { open, type Transport } from "./internal/appServerConnection.ts"
-import { launchRun } from "./internal/appServerRun.ts"
+import { drawName, endUnclaimed, launchRun } from "./internal/appServerRun.ts"
 import { dial, shownAddress } from "./internal/appServerSocket.ts"
 import { lostNow } from "./internal/connectionEnd.ts"
 import { lastLine } from "./internal/lastWords.ts"
@@ -290,13 +290,13 @@ const makeKept = Effect.gen(function* () {
   const calls = (yield* Syscalls).table
   const { leaving } = yield* Handover
   const hands = { runs, log, calls, leaving, known: new Set<string>() }
-  const unavailable = ({ message }: { readonly message: string }) =>
-    new AppServerUnavailable({ stage: "spawn", problem: message })
+  yield* Effect.forkScoped(Effect.andThen(Effect.sleep(lease.idleGraceMs), endUnclaimed(hands)))
   return yield* makeWith(
     Effect.fnUntraced(function* (wanted: Launch) {
-      const longest = paths.codexSocket("00000000")
-      yield* Effect.mapError(checkSocketPath(longest), unavailable)
-      yield* Effect.mapError(ensurePrivateDirectory(paths.runtime), unavailable)
+      yield* Effect.mapError(
+        Effect.andThen(checkSocketPath(paths.codexSocket(drawName())), ensurePrivateDirectory(paths.runtime)),
+        ({ message }) => new AppServerUnavailable({ stage: "spawn", problem: message })
+      )
       return yield* launchRun(hands, {
         ...wanted,
         args: launchArguments,

@@ -63,6 +63,18 @@ export const migrations: ReadonlyArray<Migration> = [
       ) STRICT`,
       "CREATE INDEX runs_open ON runs (epoch) WHERE ended_at IS NULL"
     ]
+  },
+  // Held for the lead's table of keepers, so that the order is right whoever is merged first; he fills it.
+  { name: "0004_keepers", statements: [] },
+  {
+    name: "0005_turns",
+    statements: [
+      `CREATE TABLE turns (
+        run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, turn_id TEXT, server_run TEXT NOT NULL,
+        relay_id TEXT NOT NULL, generation INTEGER NOT NULL, spawned_by TEXT,
+        cwd TEXT NOT NULL, terms TEXT NOT NULL, started_at REAL NOT NULL, deadline REAL NOT NULL
+      ) STRICT`
+    ]
   }
 ]
 

@@ -70,6 +70,7 @@ export const layerFake = Layer.effectContext(
             log.push(`decide ${relayId} ${event.event}`)
             return decide(event, source)
           }),
+        leaving: Effect.succeed(false),
         refused: Effect.sync(() => void log.push(`refused ${relayId}`))
       })
     }

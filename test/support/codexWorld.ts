@@ -247,6 +247,7 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
       }),
     incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
     rows,
+    inherit: (rows) => Effect.sync(() => log.push(`inherit [${rows.map(({ callId }) => callId).join(" ")}]`)),
     attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))
   }
   const remembered: Array<ThreadRecord> = []

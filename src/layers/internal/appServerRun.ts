@@ -12,6 +12,7 @@ import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
 import type * as net from "node:net"
+import * as path from "node:path"
 import { AppServerUnavailable, describePoison, type PoisonReason } from "../../services/AppServerFailure.ts"
 import type { Gone } from "../../services/AppServerProcess.ts"
 import { type MarkRange, rangeOf } from "../../services/InstanceMark.ts"
@@ -89,7 +90,11 @@ export interface ServerRun {
 const unavailable = (stage: AppServerUnavailable["stage"], problem: string): AppServerUnavailable =>
   new AppServerUnavailable({ stage, problem })
 
-const scopeOf = (key: string): string => `app-server ${key}`
+const scopePrefix = "app-server "
+const scopeOf = (key: string): string => `${scopePrefix}${key}`
+
+/** Of a socket: short, because the whole path has 107 bytes, and no other's. */
+export const drawName = (): string => crypto.randomBytes(4).toString("hex")
 
 /** Where an app-server that was started here listens; null for any other run. */
 const socketOf = ({ args }: RunSpec): string | null => {
@@ -118,10 +123,41 @@ interface Held {
   readonly socketPath: string
 }
 
+/** Sockets of this gateway's app-servers that no live run is told to listen at: their servers were killed with everybody. */
+const clearSockets = (socketPath: RunOptions["socketPath"], inUse: ReadonlyArray<string | null>): void => {
+  const [before = "", after = ""] = path.basename(socketPath("*")).split("*")
+  const directory = path.dirname(socketPath("*"))
+  try {
+    for (const name of fs.readdirSync(directory)) {
+      const file = path.join(directory, name)
+      if (name.startsWith(before) && name.endsWith(after) && !inUse.includes(file)) fs.rmSync(file)
+    }
+  } catch {
+    // A file that stays is in nobody's way.
+  }
+}
+
+/** Ends the app-servers that an earlier gateway left and nobody has taken over: of another login, or without a turn. */
+export const endUnclaimed = ({ runs, known }: RunHands): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    for (const { id, spec, endedAt } of yield* runs.list) {
+      if (endedAt !== null || known.has(id) || spec.scope?.startsWith(scopePrefix) !== true) continue
+      known.add(id)
+      yield* Effect.logInfo("an app-server that nobody took over is ended").pipe(
+        Effect.annotateLogs({ run: id })
+      )
+      yield* runs.end(id, { by: "app-server lease", graceMs: null })
+    }
+  }).pipe(Effect.catch((error) => Effect.logWarning(error.message)))
+
 /** The one that an earlier gateway left, or a new one. */
 const obtain = Effect.fnUntraced(
   function* ({ runs, known }: RunHands, options: RunOptions) {
     const live = (yield* runs.list).filter(({ endedAt }) => endedAt === null)
+    clearSockets(
+      options.socketPath,
+      live.map(({ spec }) => socketOf(spec))
+    )
     for (const id of known) if (!live.some((info) => info.id === id)) known.delete(id)
     const left = live.find(
       ({ id, spec, state }) => spec.scope === scopeOf(options.key) && state === "Running" && !known.has(id)
@@ -131,7 +167,7 @@ const obtain = Effect.fnUntraced(
       known.add(left.id)
       return { info: left, socketPath: where } satisfies Held
     }
-    const socketPath = options.socketPath(crypto.randomBytes(4).toString("hex"))
+    const socketPath = options.socketPath(drawName())
     const info = yield* runs.start(specOf(options, socketPath), options.env)
     known.add(info.id)
     return { info, socketPath } satisfies Held
