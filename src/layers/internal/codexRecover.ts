@@ -25,6 +25,7 @@ import type { ThreadStore } from "../../services/ThreadStore.ts"
 import type { TurnRecord } from "../../services/TurnStore.ts"
 import { failedAt, isAgentRunError } from "./agentFailure.ts"
 import { openThread } from "./codexOpen.ts"
+import { cleanThread, interruptTurn } from "./codexStop.ts"
 import { endOf, eventOfItem, nothingSeen, runTurn, type Seen, type TurnStart } from "./codexTurn.ts"
 import { forgetUnlessLeaving, type Keeping } from "./turnLedger.ts"
 
@@ -111,10 +112,10 @@ export const takeUpTurn = (
   taken: Deferred.Deferred<void>
 ): Effect.Effect<void, AgentRunError> => {
   const { keeping, registry, threads, settings, claim, activate, inUse, endProcesses, leavingOn } = parts
-  return Effect.gen(function* () {
-    const { runId, spawnedBy, threadId, relayId, serverRun, terms, cwd } = record
-    const generation = record.generation + 1
-    yield* Effect.addFinalizer(() => forgetUnlessLeaving(keeping, runId))
+  const { runId, spawnedBy, threadId, turnId, relayId, serverRun, terms, cwd } = record
+  const generation = record.generation + 1
+
+  const governing = Effect.gen(function* () {
     yield* Effect.mapError(claim(threadId), failedAt("thread"))
     const relay = yield* Effect.mapError(
       registry.register({
@@ -141,12 +142,31 @@ export const takeUpTurn = (
       Effect.forever,
       Effect.forkScoped
     )
+    return relay
+  })
+
+  /** Nobody follows it: it must not act for nobody either. */
+  const stop = Effect.fnUntraced(function* (server: AppServerConnection) {
+    const timeoutMs = settings.turn.interruptTimeoutMs
+    if (turnId === null) return yield* server.retire({ _tag: "interrupt-unconfirmed", threadId, timeoutMs })
+    if (yield* interruptTurn(server, { threadId, turnId }, timeoutMs, Effect.never))
+      yield* cleanThread(server, threadId)
+  })
+
+  return Effect.gen(function* () {
+    yield* Effect.addFinalizer(() => forgetUnlessLeaving(keeping, runId))
+    const governed = yield* Effect.exit(governing)
     if (!(yield* keeping.runs(serverRun)))
       return yield* lostTurn("its app-server ended while no gateway was there.")
     const server = yield* parts.borrow({ runId, spawnedBy }).pipe(Effect.mapError(failedAt("app-server")))
     if (server.runId !== serverRun)
       return yield* lostTurn("this gateway has another login or Codex, and so another app-server.")
     const leaving = leavingOn(server)
+    let followed = false
+    yield* Effect.addFinalizer(() =>
+      Effect.flatMap(leaving, (left) => (followed || left ? Effect.void : stop(server)))
+    )
+    const relay = yield* governed
     const seen = nothingSeen(threadId)
     // What waits for an answer is repeated as the thread is resumed.
     const incoming = yield* server.thread(threadId)
@@ -161,10 +181,17 @@ export const takeUpTurn = (
       leaving
     })
     yield* emit({ _tag: "governed", runId, spawnedBy, relayId, generation, outlives: true, ...thread })
-    const start = yield* joinTurn({ server, incoming, record, relay, audit: keeping.audit, seen, emit })
+    const joining = joinTurn({ server, incoming, record, relay, audit: keeping.audit, seen, emit })
+    const start = yield* Effect.tapErrorTag(joining, "RunFailed", () =>
+      Effect.sync(() => {
+        // It never began, so that nothing is to be stopped.
+        followed = turnId === null
+      })
+    )
     yield* Deferred.succeed(taken, undefined)
     const leftMs = Math.max(0, record.deadline - (yield* Clock.currentTimeMillis))
     const limits = settings.turn
+    followed = true
     const ended = yield* Effect.scoped(
       runTurn({ server, relay, threadId, start, leaving, emit, inUse, seen, limits, endProcesses }).pipe(
         Effect.timeoutOrElse({
