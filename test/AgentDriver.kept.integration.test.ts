@@ -59,6 +59,7 @@ describe("a turn that outlives its gateway", () => {
           ]
         )
         yield* first.leave
+        assert.strictEqual(fs.readdirSync(world.paths.bridges).length, 3)
 
         // Nobody is there: the command ends, and the next one's hook fires.
         fs.writeFileSync(at("go"), "")
@@ -100,8 +101,8 @@ describe("a turn that outlives its gateway", () => {
         assert.deepStrictEqual(yield* second.turns, [])
         yield* second.end
         assert.deepStrictEqual(
-          { left: yield* world.left, sockets: fs.readdirSync(world.place.runtimeDir) },
-          { left: [], sockets: ["bridges"] }
+          { left: yield* world.left, runtime: fs.readdirSync(world.place.runtimeDir, { recursive: true }) },
+          { left: [], runtime: ["bridges"] }
         )
         yield* Effect.forEach(Object.values(before), ({ fiber }) => Fiber.interrupt(fiber))
       }).pipe(Effect.provide(providerLayer)),

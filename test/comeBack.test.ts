@@ -31,7 +31,7 @@ const shown = Effect.fnUntraced(function* (
 ) {
   const events: Array<string> = []
   const asked: Array<string> = []
-  const exit = yield* overGateways(first, (runId) => {
+  const exit = yield* overGateways(first, ({ runId }) => {
     asked.push(runId)
     return next.shift() ?? Stream.fail(new NoGateway({ socket: "/s" }))
   }).pipe(
@@ -51,7 +51,17 @@ describe("a caller whose gateway is lost", () => {
         cutOff(governed(true), said("a"), said("b")),
         Stream.make(governed(true), said("a"), said("b"), noticed, said("c"), ended)
       )
-      assert.deepStrictEqual(seen.events, ["governed", "a", "notice", "b", "notice", "c", "ended"])
+      assert.deepStrictEqual(seen.events, [
+        "governed",
+        "a",
+        "notice",
+        "notice",
+        "b",
+        "notice",
+        "notice",
+        "c",
+        "ended"
+      ])
       assert.deepStrictEqual([seen.asked, seen.end], [["run-1", "run-1"], "ended"])
     })
   )
@@ -68,7 +78,7 @@ describe("a caller whose gateway is lost", () => {
   it.effect("fails when no gateway follows", () =>
     Effect.gen(function* () {
       const seen = yield* shown(cutOff(governed(true)))
-      assert.deepStrictEqual([seen.events, seen.asked], [["governed"], ["run-1"]])
+      assert.deepStrictEqual([seen.events, seen.asked], [["governed", "notice"], ["run-1"]])
       assert.notStrictEqual(seen.end, "ended")
     })
   )

@@ -39,8 +39,12 @@ export class ControlClient extends Context.Service<ControlClient, Client<Gateway
   "holdfast/ControlClient"
 ) {}
 
-/** A transport that fails, even as the library's defect on writing, is a lost gateway. */
+/**
+ * A transport that fails, even as the library's defect on writing, is a lost gateway; and so is one that interrupts its
+ * answer because it ends.
+ */
 const isLoss = (cause: Cause.Cause<unknown>): boolean => {
+  if (Cause.hasInterruptsOnly(cause)) return true
   const error = Cause.squash(cause)
   return (
     Predicate.isTagged(error, "RpcClientError") ||

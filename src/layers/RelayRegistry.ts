@@ -332,7 +332,13 @@ export const make = Effect.gen(function* () {
       })
     )
     yield* bridges
-      .publish({ relayId, generation, socketPath: settings.paths.hookSocket(current.epoch), token })
+      .publish({
+        relayId,
+        generation,
+        socketPath: settings.paths.hookSocket(current.epoch),
+        token,
+        leaving: leavingOf(spec)
+      })
       .pipe(
         Scope.provide(life),
         Effect.onError(() => supervisor.stop(relayId))
