@@ -57,9 +57,6 @@ const ledger = Effect.flatMap(
       FROM epochs ORDER BY started_at, epoch`
 ).pipe(Effect.map((rows) => rows.map((row) => ({ ...row }))))
 
-/** Every draw is the first one again. */
-const alwaysTheSame = { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0.5 }
-
 const bearer = (pid: number, mark: number): Marked => ({ identity: identity(pid), mark, command: "sleep" })
 
 const openRow = (over: Partial<EpochRecord>, verdict: Verdict, ended = false): OpenEpoch => ({
@@ -279,21 +276,19 @@ describe("Epoch", () => {
     }).pipe(Effect.provide(world), Random.withSeed("claims"))
   )
 
-  it.effect("a child's range is nobody else's while its scope is open, and free again after", () =>
+  it.effect("a child's range is open while its scope is, and somebody vouches for it so long", () =>
     life(
       Effect.gen(function* () {
-        const { claimMark } = yield* Epoch
-        const first = yield* Effect.scoped(
+        const { claimMark, claimed } = yield* Epoch
+        const open = yield* Effect.scoped(
           Effect.gen(function* () {
             const range = yield* claimMark
-            assert.isNull(yield* claimMark)
-            return range
+            return [range, yield* claimed]
           })
         )
-        assert.isNotNull(first)
-        assert.deepStrictEqual(yield* Effect.scoped(claimMark), first)
+        assert.deepStrictEqual([open[1], yield* claimed], [[open[0]], []])
       })
-    ).pipe(Effect.provide(world), Effect.provideService(Random.Random, alwaysTheSame))
+    ).pipe(Effect.provide(world))
   )
 
   it.effect("there is no range for a child without a mark, or in an epoch as deep as marks go", () =>

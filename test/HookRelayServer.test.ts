@@ -48,7 +48,9 @@ const epoch = Layer.succeed(Epoch, {
     startedAt: 0
   },
   unmarked: null,
+  outer: null,
   claimMark: Effect.die("unused"),
+  claimed: Effect.die("unused"),
   swept: [],
   sweepOwn: Effect.die("unused")
 })

@@ -13,6 +13,8 @@ import {
   parseForkMark,
   parseLocks,
   rangeOf,
+  siblingRange,
+  slotsBelow,
   startSweep,
   type SweepPlan,
   type SweepSeen
@@ -51,12 +53,12 @@ describe("InstanceMark ranges", () => {
     )
   })
 
-  it("a gateway outside every other takes [hi - 2^40, hi] below 2^52, wherever the draw falls", () => {
+  it("a gateway outside every other takes one of 4095 ranges of 2^40 in the upper half below 2^52, wherever the draw falls", () => {
     const draw = random(1)
     for (const at of [0, 1 - 2 ** -53, ...Array.from({ length: 1_000 }, draw)]) {
       const range = candidateRange(null, at)!
-      assert.strictEqual(range.high - range.low, 2 ** 40)
-      assert.isTrue(range.low >= 1 && range.high < 2 ** 52, `${range.low}..${range.high}`)
+      assert.strictEqual(range.high - range.low, 2 ** 40 - 4)
+      assert.isTrue(range.low > 2 ** 51 && range.high < 2 ** 52, `${range.low}..${range.high}`)
       assert.deepStrictEqual(rangeOf(range.high), range)
     }
   })
@@ -85,7 +87,7 @@ describe("InstanceMark ranges", () => {
 
   it("fits below an administrator's limit when there is room, and says so when there is none", () => {
     assert.deepStrictEqual(
-      [0, 3, 1_000, 1_025, 1_000_000, 2 ** 53, 2 ** 62].map((hard) => {
+      [0, 3, 40, 1_000, 1_000_000, 2 ** 53, 2 ** 62].map((hard) => {
         const range = candidateRange(hard, 0.5)
         return range === null
           ? null
@@ -95,18 +97,69 @@ describe("InstanceMark ranges", () => {
         null,
         null,
         null,
-        null,
-        { fits: true, width: 2 ** 10 },
-        { fits: true, width: 2 ** 40 },
-        { fits: true, width: 2 ** 40 }
+        { fits: true, width: 2 ** 5 - 4 },
+        { fits: true, width: 2 ** 17 - 4 },
+        { fits: true, width: 2 ** 40 - 4 },
+        { fits: true, width: 2 ** 40 - 4 }
       ]
+    )
+  })
+
+  it("every level has room: 4095 gateways, 4095 runs in each, 2047 gateways in a run, 4095 runs in each of those", () => {
+    const depths: Array<number> = []
+    for (let hard: number | null = null, slots = slotsBelow(hard); slots !== null; slots = slotsBelow(hard)) {
+      depths.push(slots.count)
+      hard = slots.at(slots.count - 1).high
+    }
+    assert.deepStrictEqual(depths, [4_095, 4_095, 2_047, 4_095])
+  })
+
+  it("slots side by side never meet, and lie below the limit and inside its range", () => {
+    const draw = random(3)
+    for (let hard: number | null = null, slots = slotsBelow(hard); slots !== null; slots = slotsBelow(hard)) {
+      const ranges: ReadonlyArray<MarkRange> = Array.from({ length: slots.count }, (_, i) => slots!.at(i))
+      const outer = hard === null ? { low: 1, high: 2 ** 52 } : rangeOf(hard)
+      assert.isTrue(ranges.every((range) => within(range, outer) && range.high < outer.high))
+      assert.isTrue(ranges.every(({ low }, i) => i === slots!.count - 1 || low > ranges[i + 1]!.high))
+      hard = slots.at(Math.floor(draw() * slots.count)).high
+    }
+  })
+
+  it("a sibling is of the same level, wholly below, and inside the same outer range; a gateway always has one", () => {
+    const draw = random(4)
+    const edge = 1 - 2 ** -53
+    const hards = [null, 70, 1_000, 1_000_000, 2 ** 41 + 1, 2 ** 53]
+    for (let trial = 0; trial < 400; trial++) {
+      let hard = hards[trial % hards.length]!
+      for (let range = candidateRange(hard, draw()); range !== null; range = candidateRange(hard, draw())) {
+        const outer = hard === null || hard > 2 ** 52 ? { low: 1, high: 2 ** 52 - 1 } : rangeOf(hard)
+        for (const at of [0, draw(), edge]) {
+          const sibling = siblingRange(range, hard, at)!
+          const told = `${JSON.stringify(sibling)} of ${JSON.stringify(range)} under ${hard}`
+          assert.deepStrictEqual(rangeOf(sibling.high), sibling, told)
+          assert.strictEqual(sibling.high % 4, range.high % 4, told)
+          assert.isTrue(sibling.high < range.low && within(sibling, outer), told)
+        }
+        hard = range.high
+      }
+    }
+  })
+
+  it("the lowest range has no sibling", () => {
+    const slots = slotsBelow(null)!
+    assert.deepStrictEqual(
+      [
+        siblingRange(slots.at(slots.count - 1), null, 0.5),
+        siblingRange(slots.at(slots.count - 2), null, 0.5)
+      ],
+      [null, slots.at(slots.count - 1)]
     )
   })
 
   it("a range is free unless it meets another's below our own limit", () => {
     const outer = candidateRange(null, 0.5)!
     const inner = candidateRange(outer.high, 0.5)!
-    const beside = candidateRange(outer.high, 0.9)!
+    const beside = siblingRange(inner, outer.high, 0.9)!
     assert.deepStrictEqual(
       {
         alone: isFree(outer, null, []),

@@ -17,13 +17,15 @@ const nobody: RunSighting = {
   leader: "dead",
   leaderProven: false,
   bearers: "none",
-  held: false
+  held: false,
+  kept: false
 }
 const alive = { leader: "alive", leaderProven: true } as const
 
 /** Each with what becomes of it. */
 const table: ReadonlyArray<readonly [string, Partial<RunSighting>, string]> = [
   ["nothing of it is left", {}, "close both-lost"],
+  ["its keeper lives, whatever else is seen", { ...alive, kept: true, held: true }, "adopt"],
   ["no leader was noted and nobody has its cookie", { leader: null }, "close never-started"],
   ["it is of another boot", { sameBoot: false }, "close foreign-boot"],
   [
@@ -67,8 +69,22 @@ describe("RunLedger", () => {
   for (const [what, seen, dealing] of table)
     it(`of a dead epoch's run: ${what}: ${dealing}`, () => {
       const found = dealingWithRun({ ...nobody, ...seen })
-      assert.strictEqual(`${found._tag} ${found._tag === "leave" ? found.because : found.lost}`, dealing)
+      const why = found._tag === "leave" ? found.because : found._tag === "adopt" ? "" : found.lost
+      assert.strictEqual(`${found._tag} ${why}`.trim(), dealing)
     })
+
+  it("says keeper-lost of what a living gateway's keeper held, and never of what never was", () => {
+    const dealt = [{}, alive, { leader: null }, { sameBoot: false }].map((seen) => {
+      const found = dealingWithRun({ ...nobody, ...seen }, "keeper-lost")
+      return found._tag === "close" || found._tag === "sweep" ? `${found._tag} ${found.lost}` : found._tag
+    })
+    assert.deepStrictEqual(dealt, [
+      "close keeper-lost",
+      "sweep keeper-lost",
+      "close never-started",
+      "close foreign-boot"
+    ])
+  })
 })
 
 describe("PtySupervisor rules", () => {

@@ -7,7 +7,9 @@ import type { RunSpec } from "../src/services/Run.ts"
 import { bystander, lives } from "./support/markedProcesses.ts"
 import {
   leftOf,
+  namedInPath,
   over,
+  shell,
   supervisorOf,
   torture,
   untilPrinted,
@@ -137,6 +139,21 @@ describe("PtySupervisor and its torturers", () => {
         { left: leftOf(null, ids), bystander: lives(other), ends: infos.map(({ extinction }) => extinction) },
         { left: [], bystander: true, ends: known.map(() => ({ proven: false, survivors: [] })) }
       )
+    })
+  )
+
+  it.live("without a mark one that keeps nothing of its environment but PATH is ended all the same", () =>
+    Effect.gen(function* () {
+      const world = yield* supervisorOf({ marked: false })
+      // As an MCP server that starts a browser and leaves: nothing else of it is the run's.
+      const { id } = yield* world.runs.start(
+        shell('env -i PATH="$PATH" sh -c "setsid sleep 61 >&- 2>&- & echo up; exit"; exec sleep 60')
+      )
+      yield* untilPrinted(world, id, "up")
+      const named = () => namedInPath(id)
+      const before = named().length
+      yield* world.runs.end(id, { by: "operator", graceMs: killGraceMs })
+      assert.deepStrictEqual({ before, left: named() }, { before: 2, left: [] })
     })
   )
 })

@@ -18,9 +18,11 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
 import {
+  type ActiveTurn,
   AgentDriver,
   type AgentEvent,
   AgentRunError,
+  maxListedPrompt,
   ParentNotFound,
   RunFailed,
   type RunRequest,
@@ -35,7 +37,7 @@ import { AccountResult } from "../services/AppServerProtocol.ts"
 import { AuditLog } from "../services/AuditLog.ts"
 import { checkOverrides } from "../services/CodexGovernance.ts"
 import { Epoch } from "../services/Epoch.ts"
-import { Handover } from "../services/Handover.ts"
+import { Handover } from "../services/Keeper.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
 import { InstanceMark, type MarkRange } from "../services/InstanceMark.ts"
 import { PtySupervisor } from "../services/PtySupervisor.ts"
@@ -93,12 +95,12 @@ const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
   /** Threads that belong to a run now. Codex has one subscription and one turn a thread, so a second run would break both. */
   const inUse = new Set<string>()
   /** Runs that may be a parent. Each has a live relay, so there are at most `maxRelays`. */
-  const active = new Set<string>()
+  const active = new Map<string, ActiveTurn>()
 
-  const activate = (runId: string) =>
+  const activate = (turn: ActiveTurn) =>
     Effect.acquireRelease(
-      Effect.sync(() => active.add(runId)),
-      () => Effect.sync(() => active.delete(runId))
+      Effect.sync(() => active.set(turn.runId, turn)),
+      () => Effect.sync(() => active.delete(turn.runId))
     )
 
   const claim = (threadId: string) =>
@@ -184,7 +186,10 @@ const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
         Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
       if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
       const relay = yield* Effect.mapError(openRelay(runId, request), failedAt("relay"))
-      yield* activate(runId)
+      const startedAt = yield* Clock.currentTimeMillis
+      const { cwd } = request
+      const prompt = request.prompt.slice(0, maxListedPrompt)
+      yield* activate({ runId, spawnedBy, cwd, prompt, startedAt })
       yield* Queue.take(relay.rows).pipe(
         Effect.flatMap((row) => emit({ _tag: "verdict", row })),
         Effect.forever,
@@ -335,7 +340,8 @@ const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
   return AgentDriver.of({
     run: (request) =>
       Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer }),
-    attach
+    attach,
+    active: Effect.sync(() => [...active.values()])
   })
 })
 
@@ -347,7 +353,7 @@ const makeKept = Effect.gen(function* () {
   const store = yield* TurnStore
   const supervisor = yield* PtySupervisor
   const audit = yield* AuditLog
-  const { leaving } = yield* Handover
+  const leaving = yield* Handover
   return yield* makeWith({
     note: store.note,
     forget: store.forget,

@@ -21,7 +21,7 @@ import { InitializeResult } from "../services/AppServerProtocol.ts"
 import { CodexAuth, refreshDeadlineMs, TokenRefreshFailed } from "../services/CodexAuth.ts"
 import { CodexBinary, CodexTooOld, isOlder, minimumVersion, parseVersion } from "../services/CodexBinary.ts"
 import { Epoch } from "../services/Epoch.ts"
-import { Handover } from "../services/Handover.ts"
+import { Handover } from "../services/Keeper.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
 import { PtySupervisor } from "../services/PtySupervisor.ts"
 import { RunLog } from "../services/RunLog.ts"
@@ -288,7 +288,7 @@ const makeKept = Effect.gen(function* () {
   const runs = yield* PtySupervisor
   const log = yield* RunLog
   const calls = (yield* Syscalls).table
-  const { leaving } = yield* Handover
+  const leaving = yield* Handover
   const hands = { runs, log, calls, leaving, known: new Set<string>() }
   yield* Effect.forkScoped(Effect.andThen(Effect.sleep(lease.idleGraceMs), endUnclaimed(hands)))
   return yield* makeWith(

@@ -13,7 +13,7 @@ import * as Stream from "effect/Stream"
 import * as RpcClient from "effect/rpc/RpcClient"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import * as RpcSerialization from "effect/rpc/RpcSerialization"
-import { Control, NoGateway } from "../services/Control.ts"
+import { ControlSocket, NoGateway } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { isAnswered } from "./internal/unixSocket.ts"
 
@@ -33,15 +33,15 @@ export class GatewayLost extends Schema.TaggedError<GatewayLost>()("GatewayLost"
   }
 }
 
-type Client<E> = RpcClient.FromGroup<typeof Control, E>
+type Client<E> = RpcClient.FromGroup<typeof ControlSocket, E>
 
 export class ControlClient extends Context.Service<ControlClient, Client<GatewayLost>>()(
   "holdfast/ControlClient"
 ) {}
 
 /**
- * A transport that fails, even as the library's defect on writing, is a lost gateway; and so is one that interrupts its
- * answer because it ends.
+ * A transport that fails, even as the library's defect on writing, is a lost gateway; so is one that ends and cuts off what
+ * it was answering. A caller that is interrupted itself catches nothing any more.
  */
 const isLoss = (cause: Cause.Cause<unknown>): boolean => {
   if (Cause.hasInterruptsOnly(cause)) return true
@@ -77,7 +77,7 @@ export const make = Effect.gen(function* () {
       pingTimeout: pingTimeoutMs
     }).pipe(Layer.provide([NodeSocket.layerNet({ path }), RpcSerialization.layerNdjson]))
   ).pipe(Effect.mapError(() => new NoGateway({ socket: path })))
-  return withLoss(yield* Effect.provide(RpcClient.make(Control), protocol))
+  return withLoss(yield* Effect.provide(RpcClient.make(ControlSocket), protocol))
 })
 
 export const layer = Layer.effect(ControlClient, make)

@@ -6,7 +6,6 @@ import * as Clock from "effect/Clock"
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Random from "effect/Random"
 import * as Ref from "effect/Ref"
 import * as Schema from "effect/Schema"
 import { SqlClient } from "effect/sql/SqlClient"
@@ -20,34 +19,28 @@ import {
   GatewayAlreadyRunning,
   type OpenEpoch
 } from "../services/Epoch.ts"
-import {
-  candidateRange,
-  InstanceMark,
-  type MarkRange,
-  overlaps,
-  type SweepReport
-} from "../services/InstanceMark.ts"
+import { InstanceMark, type MarkRange, overlaps, type SweepReport } from "../services/InstanceMark.ts"
 import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { Settings } from "../services/Settings.ts"
+import { makeClaims } from "./internal/claimMark.ts"
+import { makeKeeperRows } from "./internal/keeperRows.ts"
 
 export * from "../services/Epoch.ts"
 
 /** A fresh range meets one that is still to be swept once in 2048 draws, and then could not be swept in this life. */
 const draws = 8
-/**
- * An epoch's range is 1024 times as wide as one of these, so a draw meets one of n that are taken with at most 2n in 1024:
- * with eight taken all of these draws fail once in 10^115.
- */
-const claimDraws = 64
-
 export const make = Effect.gen(function* () {
-  const ledger = makeLedger(yield* SqlClient)
+  const sql = yield* SqlClient
+  const ledger = makeLedger(sql)
   const identities = yield* ProcessIdentity
   const marks = yield* InstanceMark
   const { state } = (yield* Settings).paths
   const failed = Effect.mapError((cause: unknown) => new EpochLedgerError({ state, cause }))
 
-  const unswept = (yield* failed(ledger.open)).flatMap(({ record }) => record.mark ?? [])
+  const unswept = [
+    ...(yield* failed(ledger.open)).flatMap(({ record }) => record.mark ?? []),
+    ...(yield* failed(makeKeeperRows(sql).open)).flatMap(({ mark }) => mark ?? [])
+  ]
   const choose = Effect.gen(function* () {
     let range = yield* marks.choose
     for (let draw = 1; draw < draws && unswept.some((other) => overlaps(other, range)); draw++)
@@ -118,28 +111,15 @@ export const make = Effect.gen(function* () {
     } else if (dealing === "close") yield* failed(ledger.end(epoch, true))
   }
 
-  const claimed = new Set<MarkRange>()
-  const claimMark = Effect.acquireRelease(
-    Effect.gen(function* () {
-      if (current.mark === null) return null
-      for (let draw = 0; draw < claimDraws; draw++) {
-        const range = candidateRange(current.mark.high, yield* Random.next)
-        if (range === null) return null
-        if ([...claimed].some((other) => overlaps(other, range))) continue
-        claimed.add(range)
-        return range
-      }
-      return null
-    }),
-    (range) => Effect.sync(() => range !== null && claimed.delete(range))
-  )
-
+  const { claimMark, claimed } = makeClaims(current.mark)
   const sweepOwn = (range: MarkRange) =>
     Effect.tap(marks.sweep(range), (report) => Ref.set(clean, isClean(report)))
   return Epoch.of({
     current,
     unmarked,
+    outer: hard,
     claimMark,
+    claimed,
     swept,
     sweepOwn: (current.mark === null ? Effect.succeed(nothing) : sweepOwn(current.mark)).pipe(
       Effect.withSpan("Epoch.sweepOwn")

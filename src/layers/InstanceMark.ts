@@ -1,14 +1,16 @@
 /**
  * InstanceMark, live on Linux: RLIMIT_LOCKS through prlimit(1) of util-linux, members and counters from /proc.
  *
- * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Elsewhere there is
- * no mark, and nothing is ever found or ended by one.
+ * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Who looks at every
+ * process does so in slices, and one at a time, so that nobody else waits for long. Elsewhere there is no mark, and nothing
+ * is ever found or ended by one.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Semaphore from "effect/Semaphore"
 import { execFile } from "node:child_process"
 import {
   bornBetween,
@@ -30,6 +32,7 @@ import {
 import { type Identity, identityOf, ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { Settings, type SettingsShape } from "../services/Settings.ts"
 import { ancestorsOf, forkMark, isListed, isThread, markOf, pids, sight, signal } from "./internal/procfs.ts"
+import { makeSlices } from "./internal/slices.ts"
 
 export * from "../services/InstanceMark.ts"
 
@@ -37,7 +40,7 @@ export * from "../services/InstanceMark.ts"
 const command = "prlimit"
 /** prlimit(1) takes 3 ms; one that hangs must not keep a gateway from starting without a mark. */
 const prlimitTimeoutMs = 5_000
-/** A range is free at the first draw unless 4096 gateways run; a machine that refuses so many draws is full. */
+/** A range is free at the first draw unless 2047 gateways run; a machine that refuses so many draws is full. */
 const draws = 64
 /** Rounds of following the newborn before the next whole scan: under 30 ms at 400 microseconds a round. */
 const chaseRounds = 64
@@ -49,11 +52,12 @@ export const make = Effect.gen(function* () {
   const { mark } = yield* Settings
   if (process.platform !== "linux") return none
   const own = Effect.sync(ownLimit)
+  const look = makeLooks(self)
   return InstanceMark.of({
     own,
     choose: Effect.gen(function* () {
       const hard = yield* own
-      const inUse = yield* Effect.sync(() => scan(self, everything).members.map((member) => member.mark))
+      const inUse = (yield* look(everything)).members.map((member) => member.mark)
       for (let draw = 0; draw < draws; draw++) {
         const range = candidateRange(hard, yield* Random.next)
         if (range === null)
@@ -75,10 +79,10 @@ export const make = Effect.gen(function* () {
         })
     }),
     members: Effect.fn("InstanceMark.members")(function* (range: MarkRange) {
-      return yield* Effect.sync(() => scan(self, range).members)
+      return (yield* look(range)).members
     }),
     sweep: Effect.fn("InstanceMark.sweep")(function* (range: MarkRange) {
-      return yield* sweep(makeSweeper(self, range), mark)
+      return yield* sweep(makeSweeper(self, range, look), mark)
     })
   })
 })
@@ -121,13 +125,12 @@ interface Scan {
   readonly members: ReadonlyArray<Marked>
   /** Every process of the list could be looked at. */
   readonly complete: boolean
+  /** When it began. */
+  readonly before: ForkMark | null
 }
 
-/** One pid's membership. Marks are read first, because they rule out all but a few. */
-const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "other" | "unreadable" => {
-  const mark = markOf(pid)
-  if (mark === "unreadable") return "unreadable"
-  if (mark === "none" || !contains(range, mark)) return "other"
+/** Marks are read first, because they rule out all but a few. */
+const identified = (self: Identity, pid: number, mark: number): Marked | "other" | "unreadable" => {
   const seen = sight(pid)
   if (seen._tag === "Unreadable") return "unreadable"
   return Option.match(identityOf(self, pid, seen), {
@@ -136,27 +139,83 @@ const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "othe
   })
 }
 
-const scan = (self: Identity, range: MarkRange, meet: (member: Marked) => void = () => {}): Scan => {
-  const list = pids()
-  const members: Array<Marked> = []
-  let complete = list !== null
-  for (const pid of newestFirst(list ?? [], forkMark()?.lastPid ?? 0)) {
-    const found = memberAt(self, range, pid)
-    if (found === "unreadable") complete = false
-    else if (found !== "other") {
-      meet(found)
-      members.push(found)
-    }
-  }
-  return { members, complete }
+/** One pid's membership. */
+const memberAt = (self: Identity, range: MarkRange, pid: number): Marked | "other" | "unreadable" => {
+  const mark = markOf(pid)
+  if (mark === "unreadable") return "unreadable"
+  return mark === "none" || !contains(range, mark) ? "other" : identified(self, pid, mark)
 }
+
+interface Look {
+  readonly range: MarkRange
+  /** Told of each member at once, while the pass goes on. */
+  readonly meet: (member: Marked) => void
+}
+
+/** One pass over /proc for everybody who looks now, in slices. */
+const pass = Effect.fnUntraced(function* (
+  self: Identity,
+  looks: ReadonlyArray<Look>
+): Effect.fn.Return<ReadonlyArray<Scan>> {
+  const turn = yield* makeSlices
+  const before = forkMark()
+  const list = pids()
+  let complete = list !== null
+  const members: ReadonlyArray<Array<Marked>> = looks.map(() => [])
+  for (const pid of newestFirst(list ?? [], before?.lastPid ?? 0)) {
+    const mark = markOf(pid)
+    if (mark === "unreadable") complete = false
+    if (typeof mark !== "number" || !looks.some(({ range }) => contains(range, mark))) continue
+    const found = identified(self, pid, mark)
+    if (found === "unreadable") complete = false
+    if (typeof found !== "string")
+      for (const [index, { range, meet }] of looks.entries())
+        if (contains(range, mark)) {
+          meet(found)
+          members[index]!.push(found)
+        }
+    yield* turn
+  }
+  return members.map((members) => ({ members, complete, before }))
+})
+
+/**
+ * A pass takes 20 microseconds for each process of the machine, so those who look at the same time share one: the stops of
+ * many runs would otherwise take the product of their number and that of all processes. Who comes while one is under way
+ * waits for the next, with everybody else who did.
+ */
+const makeLooks = (self: Identity) => {
+  let waiting: ReadonlyArray<Look & { scan: Scan | null }> = []
+  const one = Semaphore.makeUnsafe(1)
+  return Effect.fnUntraced(function* (range: MarkRange, meet: Look["meet"] = nobody) {
+    const look: Look & { scan: Scan | null } = { range, meet, scan: null }
+    waiting = [...waiting, look]
+    const looked = Effect.gen(function* () {
+      if (look.scan !== null) return look.scan
+      // Of a pass that was interrupted nobody has an answer, and each of its looks is here again.
+      const looks = waiting.includes(look) ? waiting : [...waiting, look]
+      waiting = []
+      const scans = yield* pass(self, looks)
+      for (const [index, scan] of scans.entries()) looks[index]!.scan = scan
+      return scans[looks.indexOf(look)]!
+    })
+    return yield* Effect.ensuring(
+      one.withPermits(1)(looked),
+      Effect.sync(() => {
+        waiting = waiting.filter((other) => other !== look)
+      })
+    )
+  })
+}
+
+const nobody = (): void => undefined
 
 const keyOf = ({ identity }: Marked): string => `${identity.pid}/${identity.startToken}`
 
 const proofSeen = (proof: SweepSeen["proof"]): SweepSeen => ({ members: 0, fresh: 0, proof })
 
-/** The hands of one sweep: each step is synchronous, so nothing of ours happens between a check and its signal. */
-const makeSweeper = (self: Identity, range: MarkRange) => {
+/** The hands of one sweep: nothing of ours happens between a check and its signal. */
+const makeSweeper = (self: Identity, range: MarkRange, lookAt: ReturnType<typeof makeLooks>) => {
   const named = new Map<string, Marked>()
   const frozen = new Set<string>()
   /** Not ours to end: another user's, or a process that we are a child of. */
@@ -189,24 +248,36 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     return true
   }
 
-  const look = (freezing: boolean): SweepSeen => {
+  const look = Effect.fnUntraced(function* (freezing: boolean): Effect.fn.Return<SweepSeen> {
     const never = new Set([1, ...ancestorsOf(self.pid)])
     let fresh = 0
-    before = forkMark()
-    const seen = scan(self, range, (member) => {
+    const seen = yield* lookAt(range, (member) => {
       const { pid } = member.identity
       if (pid === self.pid) return
       if (never.has(pid)) spared.set(keyOf(member), member)
       if (named.size < namedMost) named.set(keyOf(member), member)
       if (freezing && freeze(member)) fresh++
     })
+    before = seen.before
     complete = seen.complete
     members = seen.members.filter((member) => member.identity.pid !== self.pid && !spared.has(keyOf(member)))
     return { members: members.length, fresh, proof: null }
-  }
+  })
+
+  /** One after the other, which a thousand of them take 20 milliseconds for. */
+  const each = Effect.fnUntraced(function* (use: (member: Marked) => boolean) {
+    const turn = yield* makeSlices
+    const yes: Array<Marked> = []
+    for (const member of members) {
+      if (use(member)) yes.push(member)
+      yield* turn
+    }
+    return yes
+  })
 
   /** After an empty scan: looks at whoever was born since it began, until a look during which nobody was. */
-  const prove = (): SweepSeen => {
+  const prove = Effect.fnUntraced(function* (): Effect.fn.Return<SweepSeen> {
+    const turn = yield* makeSlices
     if (!complete) return proofSeen("doubtful")
     for (let round = 0; round < chaseRounds; round++) {
       const now = forkMark()
@@ -225,33 +296,34 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
       if (found) return proofSeen("found")
       if (!born.more) return proofSeen("proven")
       before = now
+      yield* turn
     }
     return proofSeen("doubtful")
-  }
+  })
 
-  const act = (step: SweepStep): SweepSeen => {
+  const act = Effect.fnUntraced(function* (step: SweepStep): Effect.fn.Return<SweepSeen> {
     switch (step._tag) {
       case "Look":
       case "Freeze":
-        return look(step._tag === "Freeze")
+        return yield* look(step._tag === "Freeze")
       case "Ask":
-        for (const member of members) if (send(member, "SIGTERM")) send(member, "SIGCONT")
+        yield* each((member) => send(member, "SIGTERM") && send(member, "SIGCONT"))
         members = members.filter((member) => !spared.has(keyOf(member)))
         break
       case "Grace":
-        members = members.filter(stands)
+        members = yield* each(stands)
         break
       case "Kill":
-        for (const member of members) send(member, "SIGKILL")
+        yield* each((member) => send(member, "SIGKILL"))
         break
       case "Prove":
-        return prove()
+        return yield* prove()
       case "Wait":
       case "Done":
         break
     }
     return { members: members.length, fresh: 0, proof: null }
-  }
+  })
 
   const report = (proven: boolean): SweepReport => {
     const left = new Map([...members.map((member) => [keyOf(member), member] as const), ...spared])
@@ -264,7 +336,7 @@ const makeSweeper = (self: Identity, range: MarkRange) => {
     }
   }
 
-  return { act, report }
+  return { look, act, report }
 }
 
 const sweep = Effect.fnUntraced(function* (
@@ -278,7 +350,7 @@ const sweep = Effect.fnUntraced(function* (
     const { step } = plan
     if (step._tag === "Wait") yield* Effect.sleep(step.ms)
     else yield* Effect.yieldNow
-    plan = nextSweep(plan, act(step), yield* now, settings)
+    plan = nextSweep(plan, yield* act(step), yield* now, settings)
   }
   return report(plan.step.proven)
 })

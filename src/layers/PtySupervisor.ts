@@ -18,6 +18,7 @@ import { randomBytes } from "node:crypto"
 import type * as Actor from "../services/Actor.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
+import { Keeper } from "../services/Keeper.ts"
 import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import {
   endOfInfo,
@@ -45,12 +46,12 @@ import {
   type RunState,
   withoutValues
 } from "../services/Run.ts"
-import { cookieVariable } from "../services/RunLedger.ts"
 import { RunLog } from "../services/RunLog.ts"
 import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
+import { makeKeptRuns } from "./internal/keptRuns.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -58,6 +59,8 @@ import { reapTimeoutMs } from "./internal/runChild.ts"
 import { makeHistory } from "./internal/runHistory.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { type Launch, makeRunLife, monotonicMs, type RunLife } from "./internal/runLife.ts"
+import { type RunMachine, thisMachine } from "./internal/runMachine.ts"
+import { placesIn } from "./internal/runPlaces.ts"
 import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
@@ -84,22 +87,28 @@ interface Run {
   readonly known: () => RunKnown
 }
 
-export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
-  const { environment, mark: times } = yield* Settings
+export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: RunMachine = thisMachine) {
+  const { environment, mark: times, paths } = yield* Settings
   const epoch = yield* Epoch
   const marks = yield* InstanceMark
   const identities = yield* ProcessIdentity
   const log = yield* RunLog
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
-  const hands = { marks, times }
+  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
+  const places = placesIn(paths, machine.places)
 
-  const reconciled = yield* reconcile(ledger, {
+  const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
-    current: epoch.current,
+    own: epoch.current.mark,
+    isKept: () => false,
+    lost: "both-lost",
+    swept: [],
     marks,
     hands: Effect.map(calls, ({ signal }) => ({ ...hands, signal }))
   })
+  const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
+  yield* Effect.forkScoped(places.remove(over))
 
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
@@ -115,13 +124,13 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     id: string,
     { env, pty }: RunSpec,
     variables: RunVariables
-  ): Readonly<Record<string, string>> => ({
-    ...passed(environment),
-    TERM: terminals[pty === null ? "pipes" : "pty"],
-    ...env,
-    ...variables,
-    [cookieVariable]: id
-  })
+  ): Readonly<Record<string, string>> =>
+    places.named(id, {
+      ...passed(environment),
+      TERM: terminals[pty === null ? "pipes" : "pty"],
+      ...env,
+      ...variables
+    })
 
   const infoOf = (run: Run): Effect.Effect<RunInfo> =>
     Effect.map(run.actor.state, (state) => past.known(run.id) ?? infoOfState(run.known(), state))
@@ -201,6 +210,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
+    yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>
@@ -376,6 +386,20 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch) {
 export const make = makeWith(launchChild)
 
 export const layer = Layer.effect(PtySupervisor, make)
+
+/** The same runs in a keeper, which outlives this process for the grace of each. */
+export const makeKeeper = Effect.gen(function* () {
+  return PtySupervisor.of(
+    makeKeptRuns({
+      keeper: yield* Keeper,
+      ledger: makeLedger(yield* SqlClient),
+      log: yield* RunLog,
+      environment: (yield* Settings).environment
+    })
+  )
+})
+
+export const layerKeeper = Layer.effect(PtySupervisor, makeKeeper)
 
 const { ulid } = SecureRandom.make((size) => new Uint8Array(randomBytes(size)))
 

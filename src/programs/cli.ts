@@ -9,39 +9,20 @@ import * as Argument from "effect/cli/Argument"
 import * as CliOutput from "effect/cli/CliOutput"
 import * as Command from "effect/cli/Command"
 import * as Flag from "effect/cli/Flag"
-import * as GlobalFlag from "effect/cli/GlobalFlag"
 import { ControlClient } from "../layers/ControlClient.ts"
 import { maxTail } from "../services/Control.ts"
 import { hookEventNames } from "../services/HookWire.ts"
 import * as Report from "../services/Report.ts"
+import { separated } from "../services/RunCommand.ts"
 import { version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
+import { follow, Json, show } from "./internal/answers.ts"
 import { parseDuration } from "./internal/duration.ts"
 import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
+import { reap } from "./internal/reap.ts"
+import { runVerbs } from "./internal/runVerbs.ts"
 import { presenter, print, teardown } from "./internal/terminal.ts"
 import { handOver } from "./internal/handOver.ts"
-
-const Json = GlobalFlag.Setting("json")({
-  flag: Flag.Boolean("json").pipe(
-    Flag.withDefault(false),
-    Flag.withDescription("Print JSON: one document, or one line per event where it follows")
-  )
-})
-
-/** One answer: as JSON, or as text. */
-const show = Effect.fnUntraced(function* <A>(value: A, text: (value: A) => string) {
-  yield* print((yield* Json) ? JSON.stringify(value) : text(value))
-})
-
-/** Many answers, as they come: JSON lines, or lines of text. */
-const follow = <A, E, R>(stream: Stream.Stream<A, E, R>, text: (value: A) => string | null) =>
-  Effect.gen(function* () {
-    const json = yield* Json
-    yield* Stream.runForEach(stream, (value) => {
-      const line = json ? JSON.stringify(value) : text(value)
-      return line === null ? Effect.void : print(line)
-    })
-  })
 
 const up = Command.make("up", {}, () => handOver("gateway")).pipe(
   Command.withDescription("Start the gateway in the foreground")
@@ -206,11 +187,13 @@ const doctor = Command.make("doctor", {}, () =>
   })
 ).pipe(Command.withDescription("Check this machine, and send one hook the whole way round"))
 
-Command.make("holdfast").pipe(
+const holdfast = Command.make("holdfast").pipe(
   Command.withDescription("Owns what coding agents start; decides every tool call before it runs"),
-  Command.withSubcommands([up, down, status, relays, leases, audit, codex, doctor, demo]),
-  Command.withGlobalFlags([Json]),
-  Command.run({ version }),
+  Command.withSubcommands([up, down, status, ...runVerbs, reap, relays, leases, audit, codex, doctor, demo]),
+  Command.withGlobalFlags([Json])
+)
+
+Command.runWith(holdfast, { version })(separated(process.argv.slice(2))).pipe(
   Effect.provide(Layer.mergeAll(gateway, NodeServices.layer, Layer.succeed(CliOutput.Presenter, presenter))),
   NodeRuntime.runMain({ disableErrorReporting: true, teardown })
 )

@@ -28,12 +28,20 @@ import * as Epoch from "../layers/Epoch.ts"
 import * as HookClients from "../layers/HookClients.ts"
 import * as HookRelayServer from "../layers/HookRelayServer.ts"
 import * as InstanceMark from "../layers/InstanceMark.ts"
+import * as Keeper from "../layers/Keeper.ts"
 import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
+import * as PtySupervisor from "../layers/PtySupervisor.ts"
 import * as RelayRegistry from "../layers/RelayRegistry.ts"
+import * as RunControlHandlers from "../layers/RunControlHandlers.ts"
+import * as RunLogKeeper from "../layers/RunLogKeeper.ts"
+import * as RunReaper from "../layers/RunReaper.ts"
+import * as Screen from "../layers/Screen.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
+import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
-import { Control, Shutdown, type ShutdownKind } from "../services/Control.ts"
+import * as TurnStore from "../layers/TurnStore.ts"
+import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -56,8 +64,8 @@ const sweepAtEnd = Layer.effectDiscard(
 )
 
 const control = ControlServer.hurryAtEnd.pipe(
-  Layer.provideMerge(RpcServer.layer(Control, { disableFatalDefects: true })),
-  Layer.provide(ControlHandlers.layer),
+  Layer.provideMerge(RpcServer.layer(ControlSocket, { disableFatalDefects: true })),
+  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer]),
   Layer.provide(RpcServer.layerProtocolSocketServer),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
 )
@@ -66,6 +74,7 @@ const stores = Layer.mergeAll(
   BridgeStore.layer,
   AuditLog.layer,
   ThreadStore.layer,
+  TurnStore.layer,
   Policy.layer,
   HookClients.layer,
   CodexBinary.layer,
@@ -73,12 +82,27 @@ const stores = Layer.mergeAll(
   SupervisionTree.layer
 )
 
+/** The next gateway goes on with the keeper, unless this one was told to end everything. */
+const handover = Layer.effect(
+  Keeper.Handover,
+  Effect.map(Shutdown, ({ kind }) => Effect.map(kind, (asked) => asked === "handover"))
+)
+
+const runs = Screen.layer.pipe(
+  Layer.provideMerge(PtySupervisor.layerKeeper),
+  Layer.provideMerge(RunLogKeeper.layer),
+  Layer.provideMerge(Keeper.layer),
+  Layer.provide(RunReaper.layer),
+  Layer.provideMerge([handover, Syscalls.layer])
+)
+
 const graph = control.pipe(
   Layer.provideMerge(HookRelayServer.layer),
-  Layer.provide(AgentDriverCodex.layer),
+  Layer.provide(AgentDriverCodex.layerKept),
   Layer.provide(AppServerLease.layer),
-  Layer.provide(AppServerProcess.layer),
+  Layer.provide(AppServerProcess.layerKept),
   Layer.provideMerge(RelayRegistry.layer),
+  Layer.provide(runs),
   Layer.provide(stores),
   Layer.provide(sweepAtEnd),
   Layer.provideMerge(Epoch.layer),

@@ -4,6 +4,7 @@
  * The run owns its relay, its borrow of the app-server and whatever the turn starts; all of it ends with the stream.
  */
 import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Stream from "effect/Stream"
 import { AppServerFailure, AppServerLost } from "./AppServerFailure.ts"
@@ -212,6 +213,20 @@ export const eventKey = (event: AgentEvent): string | null => {
       return null
   }
 }
+/** A turn that is under way, as a list of what runs shows it. */
+export const ActiveTurn = Schema.Struct({
+  runId: Schema.String,
+  spawnedBy: Schema.NullOr(Schema.String),
+  cwd: Schema.String,
+  /** Its beginning. */
+  prompt: Schema.String,
+  /** Epoch milliseconds. */
+  startedAt: Schema.Finite
+})
+export type ActiveTurn = typeof ActiveTurn.Type
+
+/** As much of a prompt as a list shows of it at most. */
+export const maxListedPrompt = 200
 
 export class AgentDriver extends Context.Service<
   AgentDriver,
@@ -222,5 +237,6 @@ export class AgentDriver extends Context.Service<
      * before comes again, with the same `eventKey`. It ends with its last reader, as a run does.
      */
     readonly attach: (runId: string) => Stream.Stream<AgentEvent, AgentRunError>
+    readonly active: Effect.Effect<ReadonlyArray<ActiveTurn>>
   }
 >()("holdfast/AgentDriver") {}

@@ -68,6 +68,20 @@ export const isOlder = (version: string, than: string): boolean => {
   return false
 }
 
+/**
+ * The arguments of a run's command, so that a codex there keeps to itself. On a terminal it would start a background daemon
+ * that all share: with the first one's environment, and alive when they have ended. Whoever names the feature, or says
+ * `--no-daemon`, is left alone.
+ */
+export const withoutDaemon = (command: string, args: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const options = args.slice(0, args.includes("--") ? args.indexOf("--") : args.length)
+  const isCodex = command.slice(command.lastIndexOf("/") + 1) === "codex"
+  if (!isCodex || options.some((word) => word === "--no-daemon" || word.includes(daemonFeature))) return args
+  return ["-c", `features.${daemonFeature}=false`, ...args]
+}
+
+const daemonFeature = "daemon_auto_start"
+
 export class CodexBinary extends Context.Service<
   CodexBinary,
   {

@@ -14,8 +14,11 @@ import { AuditRow, maxTailRows } from "./AuditLog.ts"
 import { EpochSwept } from "./Epoch.ts"
 import { HookEventName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
+import { KeeperInfo } from "./Keeper.ts"
 import { Identity } from "./ProcessIdentity.ts"
 import { RelayInfo } from "./RelayRegistry.ts"
+import { RunControl } from "./RunControl.ts"
+import { Reconciled } from "./RunLedger.ts"
 import { TreeNode } from "./SupervisionTree.ts"
 
 export const GatewayStatus = Schema.Struct({
@@ -31,6 +34,9 @@ export const GatewayStatus = Schema.Struct({
   /** Null when the mark is taken; else why not. */
   unmarked: Schema.NullOr(Schema.String),
   swept: Schema.Array(EpochSwept),
+  keeper: KeeperInfo,
+  /** What the start made of the runs of earlier keepers. */
+  reconciled: Schema.Array(Reconciled),
   policies: Schema.Array(Schema.String),
   hookClient: Schema.String,
   relays: Schema.Int,
@@ -65,6 +71,12 @@ export const Control = RpcGroup.make(
   Rpc.make("Leases", { success: Schema.Array(LeaseInfo) }),
   /** Closes every open circuit, so that the next run tries at once. */
   Rpc.make("ResetLeases", { success: Schema.Struct({ closed: Schema.Int }) }),
+  /** Looks again at runs that nobody supervises; a dry one touches nothing. */
+  Rpc.make("Reap", {
+    payload: { dryRun: Schema.Boolean },
+    success: Schema.Array(Reconciled),
+    error: ControlRefused
+  }),
   Rpc.make("AuditTail", {
     payload: {
       limit: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: maxTail })),
@@ -95,6 +107,9 @@ export const Control = RpcGroup.make(
   /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
   Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
 )
+
+/** Everything that is answered on the socket. */
+export const ControlSocket = Control.merge(RunControl)
 
 export class NoGateway extends Schema.TaggedError<NoGateway>()("NoGateway", { socket: Schema.String }) {
   override get message(): string {

@@ -64,8 +64,17 @@ export const migrations: ReadonlyArray<Migration> = [
       "CREATE INDEX runs_open ON runs (epoch) WHERE ended_at IS NULL"
     ]
   },
-  // Held for the lead's table of keepers, so that the order is right whoever is merged first; he fills it.
-  { name: "0004_keepers", statements: [] },
+  {
+    name: "0004_keepers",
+    statements: [
+      `CREATE TABLE keepers (
+        keeper_id TEXT PRIMARY KEY, epoch TEXT NOT NULL,
+        boot_id TEXT NOT NULL, pid_namespace TEXT NOT NULL, pid INTEGER, start_token TEXT,
+        mark_low INTEGER, mark_high INTEGER, socket_path TEXT NOT NULL,
+        started_at REAL NOT NULL, ended_at REAL
+      ) STRICT`
+    ]
+  },
   {
     name: "0005_turns",
     statements: [

@@ -89,11 +89,15 @@ export class Epoch extends Context.Service<
     readonly current: EpochRecord
     /** Why there is no mark, when there is none. */
     readonly unmarked: string | null
+    /** The hard limit that this process was started with; null when it was unlimited. */
+    readonly outer: number | null
     /**
      * A range of its own inside this epoch's, for one child and all that it will fork; nobody else gets it while the scope
-     * is open. Null where there is no mark or no room for another level.
+     * is open. Null where there is no mark, and, with a warning, where there is no room.
      */
     readonly claimMark: Effect.Effect<MarkRange | null, never, Scope.Scope>
+    /** Those that are open: somebody living vouches for whoever carries a mark of theirs. */
+    readonly claimed: Effect.Effect<ReadonlyArray<MarkRange>>
     /** What the start found of dead epochs and ended. */
     readonly swept: ReadonlyArray<EpochSwept>
     /** Ends every marked process of this epoch but this one; run at shutdown, after everything that should end by itself did. */

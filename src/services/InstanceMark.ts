@@ -50,18 +50,20 @@ export const parseLocks = (limits: string): Locks | null => {
 }
 
 /**
- * How wide a mark's own range is, by its last two bits: a gateway outside every other takes the widest, one that runs
- * inside an agent the next. So whoever inherits a finite limit knows from that number alone how far down the range
- * reaches that an outer sweep will cover. A gateway five deep gets no mark.
+ * How far apart marks of a level lie, by a mark's last two bits: a gateway outside every other (and its keeper) takes the
+ * widest, what it starts the next, a gateway inside of that the third, and what that starts the last. So whoever inherits
+ * a finite limit knows from that number alone how far down the range reaches that an outer sweep will cover, and each of
+ * the ranges has room for 2046 or more of the next level, 4095 where runs are what is inside. One still deeper gets no mark.
  */
-const widths = [2 ** 40, 2 ** 30, 2 ** 20, 2 ** 10] as const
-const levels = widths.length
+const slotWidths = [2 ** 40, 2 ** 28, 2 ** 17, 2 ** 5] as const
+const levels = slotWidths.length
 
 /** Marks stay below this, so that shells whose arithmetic is a double keep them exact. */
 const markCeiling = 2 ** 52
 
+/** Everything above the next mark of its level. */
 export const rangeOf = (mark: number): MarkRange => ({
-  low: Math.max(1, mark - widths[mark % levels]!),
+  low: Math.max(1, mark - slotWidths[mark % levels]! + levels),
   high: mark
 })
 
@@ -69,21 +71,60 @@ export const overlaps = (a: MarkRange, b: MarkRange): boolean => a.low <= b.high
 
 export const contains = (range: MarkRange, mark: number): boolean => range.low <= mark && mark <= range.high
 
+/** Ranges of one level side by side, the highest first: whoever takes one of them meets nobody who has another. */
+export interface Slots {
+  readonly count: number
+  readonly at: (index: number) => MarkRange
+}
+
+const slotsIn = (outer: MarkRange, level: number): Slots => {
+  const width = slotWidths[level]!
+  // The outer bound itself is the mark of whoever is outside.
+  const under = outer.high - 1
+  const top = under - ((((under - level) % levels) + levels) % levels)
+  const count = Math.max(0, Math.floor((top - width + levels - outer.low) / width) + 1)
+  return { count, at: (index) => rangeOf(top - index * width) }
+}
+
+const isFreeLimit = (hard: number | null): hard is null => hard === null || hard >= markCeiling
+
+/** What a hard limit leaves to those who are below it. */
+const outerOf = (hard: number | null): MarkRange =>
+  isFreeLimit(hard) ? { low: 1, high: markCeiling - 1 } : rangeOf(hard)
+
 /**
- * The range that one random number in [0, 1) picks below a hard limit: the widest level that is under the limit's own
- * and has room, wholly inside the range of the limit where that is a mark of ours. Null when there is no room.
+ * The ranges below a hard limit: of the widest level under the limit's own of which there is room for `least`, all inside
+ * the range of the limit where that is a mark of ours. Null when there is no room.
  */
-export const candidateRange = (hard: number | null, random: number): MarkRange | null => {
-  const free = hard === null || hard >= markCeiling
-  const outer = free ? { low: 1, high: markCeiling - 1 } : rangeOf(hard)
-  for (let level = free ? 0 : (hard % levels) + 1; level < levels; level++) {
-    const lowest = Math.ceil((outer.low + widths[level]! - level) / levels)
-    // The outer bound itself is the mark of whoever is outside.
-    const highest = Math.floor((outer.high - 1 - level) / levels)
-    if (lowest <= highest)
-      return rangeOf((lowest + Math.floor(random * (highest - lowest + 1))) * levels + level)
+export const slotsBelow = (hard: number | null, least = 1): Slots | null => {
+  const outer = outerOf(hard)
+  for (let level = isFreeLimit(hard) ? 0 : (hard % levels) + 1; level < levels; level++) {
+    const slots = slotsIn(outer, level)
+    if (slots.count >= least) return slots
   }
   return null
+}
+
+/**
+ * The range of a gateway, which one random number in [0, 1) picks below its hard limit: from the upper half, so that its
+ * keeper, which inherits its limit and can only lower it, finds one below.
+ */
+export const candidateRange = (hard: number | null, random: number): MarkRange | null => {
+  const slots = slotsBelow(hard, 2)
+  return slots === null ? null : slots.at(Math.floor(random * Math.floor(slots.count / 2)))
+}
+
+/**
+ * A range of the same level as `range` and within the same outer range, wholly below it: what a child of its bearer may
+ * take. `hard` is the limit that the bearer was started with. Null when there is no room; whether it is free, only a look
+ * at the marks in use can say.
+ */
+export const siblingRange = (range: MarkRange, hard: number | null, random: number): MarkRange | null => {
+  const slots = slotsIn(outerOf(hard), range.high % levels)
+  const width = slotWidths[range.high % levels]!
+  const first = Math.max(0, Math.floor((slots.at(0).high - range.low) / width) + 1)
+  const below = slots.count - first
+  return below <= 0 ? null : slots.at(first + Math.floor(random * below))
 }
 
 /**

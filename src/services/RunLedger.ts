@@ -53,6 +53,8 @@ export interface RunSighting {
   readonly bearers: "proven" | "unproven" | "none"
   /** Its range of marks meets the one that this gateway has now, or was started under. */
   readonly held: boolean
+  /** The keeper that holds it lives. */
+  readonly kept: boolean
 }
 
 export const LeftBecause = Schema.Literals([
@@ -66,6 +68,8 @@ export const LeftBecause = Schema.Literals([
 
 /** What becomes of an open row at a start. */
 export const RunDealing = Schema.Union([
+  /** Its keeper lives and goes on with it. */
+  Schema.TaggedStruct("adopt", {}),
   /** Nothing of it can live. */
   Schema.TaggedStruct("close", { lost: LossReason }),
   /** What lives of it is ended, and then it is closed. */
@@ -87,14 +91,18 @@ export type Reconciled = typeof Reconciled.Type
 const close = (lost: LossReason): RunDealing => ({ _tag: "close", lost })
 const leave = (because: typeof LeftBecause.Type): RunDealing => ({ _tag: "leave", because })
 
-/** Of a run whose epoch is over. An identity alone ends nobody: a number may change hands within one tick of its clock. */
-export const dealingWithRun = (seen: RunSighting): RunDealing => {
+/** An identity alone ends nobody: a number may change hands within one tick of its clock. */
+export const dealingWithRun = (
+  seen: RunSighting,
+  lost: Extract<LossReason, "both-lost" | "keeper-lost"> = "both-lost"
+): RunDealing => {
   const { sameBoot, leader, leaderProven, bearers } = seen
-  const sweep: RunDealing = seen.held ? leave("mark-held") : { _tag: "sweep", lost: "both-lost" }
+  const sweep: RunDealing = seen.held ? leave("mark-held") : { _tag: "sweep", lost }
+  if (seen.kept) return { _tag: "adopt" }
   if (!sameBoot) return close("foreign-boot")
   if (leader === "unknown") return leave("identity-unknown")
   if (leader === "alive") return leaderProven ? sweep : leave("not-proven")
   if (bearers === "proven") return sweep
   if (bearers === "unproven") return leave("not-proven")
-  return close(leader === null ? "never-started" : "both-lost")
+  return close(leader === null ? "never-started" : lost)
 }

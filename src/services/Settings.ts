@@ -63,6 +63,10 @@ export const resolvePaths = ({
   const config = home
     ? `${home}/config.json`
     : `${get("XDG_CONFIG_HOME") ?? `${trimSlash(homeDirectory)}/.config`}/holdfast/config.json`
+  return pathsIn({ state, runtime, config })
+}
+
+export const pathsIn = ({ state, runtime, config }: Pick<Paths, "state" | "runtime" | "config">): Paths => {
   const instance = (Hash.string(state) >>> 0).toString(16).padStart(8, "0")
   return {
     state,

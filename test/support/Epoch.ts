@@ -21,7 +21,9 @@ export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null =
   Layer.succeed(Epoch, {
     current: record(over),
     unmarked: null,
+    outer: null,
     claimMark: Effect.succeed(claim),
+    claimed: Effect.succeed(claim === null ? [] : [claim]),
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
   })

@@ -26,7 +26,7 @@ import {
 import { AppServerLease, type BorrowRequest } from "../../src/services/AppServerLease.ts"
 import type { AppServerConnection, Incoming } from "../../src/services/AppServerProcess.ts"
 import { AuditLog, AuditUnavailable, type AuditRow } from "../../src/services/AuditLog.ts"
-import { Handover } from "../../src/services/Handover.ts"
+import { Handover } from "../../src/services/Keeper.ts"
 import type { Decision } from "../../src/services/Policy.ts"
 import { PtySupervisor, type RunInfo, RunNotFound } from "../../src/services/PtySupervisor.ts"
 import {
@@ -319,7 +319,10 @@ export const world = Effect.fnUntraced(function* (
           : Effect.succeed({ state: "Running" } as RunInfo)
     }),
     Layer.mock(AuditLog, { tail: () => Effect.succeed(options.kept?.rows ?? []) }),
-    Layer.succeed(Handover, { leaving: Effect.sync(() => leaving) })
+    Layer.succeed(
+      Handover,
+      Effect.sync(() => leaving)
+    )
   )
   const driver = Context.get(
     yield* Effect.orDie(

@@ -13,6 +13,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import { type ChildSpec, type OutputChunk, type RunChild } from "../../src/layers/internal/runChild.ts"
 import type { Launch } from "../../src/layers/internal/runLife.ts"
+import type { RunMachine } from "../../src/layers/internal/runMachine.ts"
 import { makeWith, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
@@ -119,12 +120,18 @@ export const fakeSupervisor = Effect.gen(function* () {
     return "sent"
   }
 
+  const machine: RunMachine = {
+    places: { make: () => Effect.void, remove: () => Effect.void },
+    traces: Effect.succeed({ kinOf: () => Effect.succeed([]), bearers: () => Effect.succeed([]) })
+  }
   let claims = 0
   const here = Layer.mergeAll(
     Layer.succeed(Epoch, {
       current: record(),
       unmarked: null,
+      outer: null,
       claimMark: Effect.sync(() => range(claims++)),
+      claimed: Effect.sync(() => Array.from({ length: claims }, (_, index) => range(index))),
       swept: [],
       sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
     }),
@@ -153,7 +160,7 @@ export const fakeSupervisor = Effect.gen(function* () {
   )
   const runs = Context.get(
     yield* Layer.build(
-      Layer.effect(PtySupervisor, makeWith(launch)).pipe(
+      Layer.effect(PtySupervisor, makeWith(launch, machine)).pipe(
         Layer.provide(Layer.merge(here, Layer.succeedContext(services)))
       )
     ).pipe(Scope.provide(scope)),

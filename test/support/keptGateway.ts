@@ -30,7 +30,7 @@ import type { Incoming } from "../../src/services/AppServerProcess.ts"
 import { CodexAuth, TokenRefreshFailed } from "../../src/services/CodexAuth.ts"
 import { CodexBinary } from "../../src/services/CodexBinary.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
-import { Handover } from "../../src/services/Handover.ts"
+import { Handover } from "../../src/services/Keeper.ts"
 import { Policy } from "../../src/services/Policy.ts"
 import { ProcessIdentity } from "../../src/services/ProcessIdentity.ts"
 import { PtySupervisor } from "../../src/services/PtySupervisor.ts"
@@ -86,6 +86,8 @@ export const gatewayIn = Effect.fnUntraced(function* (world: KeptWorld, wishes: 
       Epoch.of({
         current: record({ epoch: `01J000000000000000000000K${wishes.letter}`, owner: self, mark: null }),
         unmarked: null,
+        outer: null,
+        claimed: Effect.succeed([]),
         claimMark: Effect.succeed(null),
         swept: [],
         sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
@@ -151,7 +153,10 @@ export const gatewayIn = Effect.fnUntraced(function* (world: KeptWorld, wishes: 
     Layer.provide([epoch, layerMark, fakes, layerDatabase]),
     Layer.provide(layerIdentity),
     Layer.provide([
-      Layer.succeed(Handover, { leaving: Effect.sync(() => leaving) }),
+      Layer.succeed(
+        Handover,
+        Effect.sync(() => leaving)
+      ),
       Layer.succeed(Settings, settings),
       Layer.succeed(References.MinimumLogLevel, "Error")
     ])

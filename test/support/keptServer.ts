@@ -12,7 +12,7 @@ import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
 import type { AppServerConnection } from "../../src/services/AppServerProcess.ts"
 import { CodexAuth, TokenRefreshFailed } from "../../src/services/CodexAuth.ts"
 import { CodexBinary } from "../../src/services/CodexBinary.ts"
-import { Handover } from "../../src/services/Handover.ts"
+import { Handover } from "../../src/services/Keeper.ts"
 import { PtySupervisor } from "../../src/services/PtySupervisor.ts"
 import { RunLog } from "../../src/services/RunLog.ts"
 import { resolvePaths, Settings, type SettingsShape } from "../../src/services/Settings.ts"
@@ -88,7 +88,10 @@ export const connectIn = Effect.fnUntraced(function* (world: KeptWorld, options:
       path: Effect.succeed(options.program ?? codexBinary),
       version: Effect.succeed("0.169.0")
     }),
-    Layer.succeed(Handover, { leaving: Effect.sync(() => leaving) }),
+    Layer.succeed(
+      Handover,
+      Effect.sync(() => leaving)
+    ),
     Layer.succeed(Settings, settings),
     Layer.succeed(References.MinimumLogLevel, "Error")
   )

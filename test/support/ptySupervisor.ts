@@ -6,7 +6,6 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Random from "effect/Random"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -16,16 +15,21 @@ import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
 import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import { makeClaims } from "../../src/layers/internal/claimMark.ts"
 import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
-import { layer, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
+import { layer as layerKeeperLink } from "../../src/layers/Keeper.ts"
+import { layer, layerKeeper, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
+import { layer as layerRunLogKeeper } from "../../src/layers/RunLogKeeper.ts"
+import { layer as layerReaper } from "../../src/layers/RunReaper.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
-import { candidateRange, type MarkRange, overlaps } from "../../src/services/InstanceMark.ts"
+import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { runDefaults, type RunSpec } from "../../src/services/Run.ts"
 import { resolvePaths, Settings } from "../../src/services/Settings.ts"
 import { record } from "./Epoch.ts"
+import { dist } from "./gateway.ts"
 import { carriers } from "./markedProcesses.ts"
 
 export const directory = Effect.acquireRelease(
@@ -41,22 +45,11 @@ const epochOf = (epoch: string, marked: boolean) =>
       const { self } = yield* ProcessIdentity
       const { choose } = yield* InstanceMark
       const mark = marked ? yield* choose : null
-      const claimed = new Set<MarkRange>()
-      const claim = Effect.gen(function* () {
-        if (mark === null) return null
-        for (;;) {
-          const range = candidateRange(mark.high, yield* Random.next)
-          if (range === null || [...claimed].some((other) => overlaps(other, range))) continue
-          claimed.add(range)
-          return range
-        }
-      })
       return Epoch.of({
         current: record({ epoch, owner: self, mark }),
         unmarked: null,
-        claimMark: Effect.acquireRelease(claim, (range) =>
-          Effect.sync(() => range !== null && claimed.delete(range))
-        ),
+        outer: null,
+        ...makeClaims(mark),
         swept: [],
         sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
       })
@@ -69,6 +62,8 @@ export interface WorldOptions {
   /** False where the system has none. */
   readonly marked?: boolean
   readonly environment?: Readonly<Record<string, string>>
+  /** By way of a keeper, which needs the built program. */
+  readonly kept?: boolean
 }
 
 /** A life of a gateway; it ends with the scope, or by `close`. */
@@ -84,13 +79,16 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
   const settings = Layer.succeed(Settings, {
     ...all,
     paths,
-    environment: options.environment ?? { PATH: process.env["PATH"] }
+    environment: options.environment ?? { PATH: process.env["PATH"] },
+    hook: { ...all.hook, clientDirectory: dist },
+    logLevel: "error"
   })
   const epoch = epochOf(options.epoch ?? "01J0000000000000000000000A", options.marked ?? true)
-  const graph = layer.pipe(
+  const supervisor = options.kept === true ? kept : layer.pipe(Layer.provideMerge(layerRunLog))
+  const graph = supervisor.pipe(
     Layer.provideMerge(epoch),
     Layer.provideMerge(layerMark),
-    Layer.provideMerge([layerIdentity, layerDatabase, layerRunLog, layerSyscalls, layerTree]),
+    Layer.provideMerge([layerIdentity, layerDatabase, layerSyscalls, layerTree]),
     Layer.provide(settings),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Error"))
   )
@@ -100,7 +98,8 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
   // Whatever a test leaves ends with it.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
-      if (range !== null) for (const pid of carriers(range.low, range.high)) process.kill(pid, "SIGKILL")
+      for (const { low, high } of [...(range === null ? [] : [range]), ...keeperRanges(home)])
+        for (const pid of carriers(low, high)) process.kill(pid, "SIGKILL")
     })
   )
   return {
@@ -108,6 +107,12 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
     runs: Context.get(context, PtySupervisor),
     log: Context.get(context, RunLog),
     range,
+    /** Who carries a mark of its runs. */
+    left: () =>
+      (options.kept === true ? keeperRanges(home) : [range!]).flatMap(({ low, high }) =>
+        // A keeper has the mark of its range itself.
+        carriers(low, options.kept === true ? high - 1 : high)
+      ),
     close: Scope.close(scope, Exit.void),
     /** As the ledger has them, on a connection of its own. */
     endsOf: (runIds: ReadonlyArray<string>) =>
@@ -120,6 +125,20 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
       })
   }
 })
+
+const kept = layerKeeper.pipe(
+  Layer.provideMerge(layerRunLogKeeper),
+  Layer.provideMerge(layerKeeperLink),
+  Layer.provide(layerReaper)
+)
+
+/** Of every keeper that a home has had. */
+const keeperRanges = (home: string): ReadonlyArray<MarkRange> => {
+  const database = new DatabaseSync(`${home}/state/holdfast.db`)
+  const rows = database.prepare("SELECT mark_low, mark_high FROM keepers WHERE mark_low IS NOT NULL").all()
+  database.close()
+  return rows.map((row) => ({ low: Number(row["mark_low"]), high: Number(row["mark_high"]) }))
+}
 
 export type World = Effect.Success<ReturnType<typeof supervisorOf>>
 
@@ -183,16 +202,21 @@ export const untilPrinted = (world: World, runId: string, text: string) =>
   )
 
 /** Numbers of the live processes that have a run's cookie in their environment. */
-const cookieBearers = (runId: string): ReadonlyArray<number> =>
+const cookieBearers = (runId: string): ReadonlyArray<number> => inEnvironment(`HOLDFAST_RUN=${runId}`)
+
+const inEnvironment = (text: string): ReadonlyArray<number> =>
   readdirSync("/proc")
     .map(Number)
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`HOLDFAST_RUN=${runId}`)
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(text)
       } catch {
         return false
       }
     })
+
+/** Numbers of the live processes that have a run in their PATH. */
+export const namedInPath = (runId: string): ReadonlyArray<number> => inEnvironment(`/runs/${runId}/bin`)
 
 /** Everybody who is left of some runs, by the epoch's marks and by the cookies. */
 export const leftOf = (range: MarkRange | null, runIds: ReadonlyArray<string>): ReadonlyArray<number> => [

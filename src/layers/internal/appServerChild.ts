@@ -16,6 +16,7 @@ import { type MarkRange, type SweepReport, underMark } from "../../services/Inst
 import type { SettingsShape } from "../../services/Settings.ts"
 import type { Transport } from "./appServerConnection.ts"
 import { untilStopped } from "./appServerWatch.ts"
+import { endSeen } from "./endSeen.ts"
 import { errorCode } from "./errorCode.ts"
 import { killGroup } from "./killGroup.ts"
 import { keptLength, shownWords } from "./lastWords.ts"
@@ -221,17 +222,13 @@ const end = Effect.fnUntraced(function* (
 })
 
 /** The numbers of those that were seen and would not end. */
-const endKin = Effect.fnUntraced(function* (
-  kin: ReadonlyArray<Seen>
-): Effect.fn.Return<ReadonlyArray<number>> {
-  const send = (name: "SIGTERM" | "SIGKILL") => {
-    const there = kin.filter(isStill)
-    for (const { pid } of there) signal(pid, name)
-    return there.length
-  }
-  if (send("SIGTERM") === 0) return []
-  yield* Effect.sleep(kinGraceMs)
-  if (send("SIGKILL") === 0) return []
-  yield* Effect.sleep(kinGraceMs)
-  return kin.filter(isStill).map(({ pid }) => pid)
-})
+const endKin = (kin: ReadonlyArray<Seen>): Effect.Effect<ReadonlyArray<number>> =>
+  endSeen({
+    look: Effect.sync(() => kin.filter(isStill)),
+    send: (members, names) =>
+      Effect.sync(() => {
+        for (const one of members) if (isStill(one)) for (const name of names) signal(one.pid, name)
+      }),
+    graceMs: kinGraceMs,
+    timeoutMs: 2 * kinGraceMs
+  }).pipe(Effect.map((left) => left.map(({ pid }) => pid)))

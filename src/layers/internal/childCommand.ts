@@ -7,11 +7,9 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { type MarkRange, underMark } from "../../services/InstanceMark.ts"
 import type { SpawnProblem } from "../../services/Run.ts"
+import { defaultPath } from "../../services/RunPlace.ts"
 import { errorCode } from "./errorCode.ts"
 import { ChildFailed, type ChildSpec } from "./runChild.ts"
-
-/** What execvp takes when there is no PATH (confstr _CS_PATH of glibc and musl). */
-const defaultPath = "/bin:/usr/bin"
 
 /** execve(2): one string has at most 32 pages (MAX_ARG_STRLEN), all together a quarter of the usual 8 MB stack. */
 const stringLimitBytes = 128 * 1024

@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import {
+  type ActiveTurn,
   type AgentEvent,
   type AgentRunError,
   RunFailed,
@@ -31,6 +32,8 @@ import { forgetUnlessLeaving, type Keeping } from "./turnLedger.ts"
 
 /** Codex tells a turn's beginning in whole seconds. */
 const startSlackMs = 2000
+/** What was asked is not in the ledger. */
+const unknownPrompt = "(begun under an earlier gateway)"
 
 const lostTurn = (detail: string): RunFailed =>
   new RunFailed({
@@ -96,7 +99,7 @@ export interface TakeUpParts {
   readonly threads: ThreadStore["Service"]
   readonly settings: SettingsShape
   readonly claim: (threadId: string) => Effect.Effect<unknown, ThreadInUse, Scope.Scope>
-  readonly activate: (runId: string) => Effect.Effect<unknown, never, Scope.Scope>
+  readonly activate: (turn: ActiveTurn) => Effect.Effect<unknown, never, Scope.Scope>
   readonly inUse: Set<string>
   readonly endProcesses: (threads: ReadonlyArray<string>) => Effect.Effect<void>
   readonly leavingOn: (server: AppServerConnection) => Effect.Effect<boolean>
@@ -129,7 +132,7 @@ export const takeUpTurn = (
       }),
       failedAt("relay")
     )
-    yield* activate(runId)
+    yield* activate({ runId, spawnedBy, cwd, prompt: unknownPrompt, startedAt: record.startedAt })
     yield* Effect.mapError(
       Effect.andThen(
         threads.remember({ threadId, relayId, generation, cwd }),

@@ -1,60 +1,61 @@
 /**
- * Who has a run's cookie in its environment: the second proof where there is a mark, the first where there is none.
- *
- * Unlike the other files of /proc `environ` waits for the process's memory map, so it is read aside, and not for long.
+ * Who names a run in its environment, by the cookie or in PATH: the second proof where there is a mark, the first where
+ * there is none.
  */
 import * as Effect from "effect/Effect"
-import * as fs from "node:fs"
-import { cookieVariable } from "../../services/RunLedger.ts"
+import { runsNamedIn } from "../../services/RunPlace.ts"
+import { maxPendingReads, readEnvironment } from "./environ.ts"
 import { ancestorsOf, pids, type Seen, sight } from "./procfs.ts"
 
-const readTimeoutMs = 250
-/** Of an environment: the kernel lets a string have 128 KB, and agents have some. */
-const readBytes = 256 * 1024
-/** Reads at once; each holds one of Node's four threads for files. */
-const readers = 2
-
-const read = async (pid: number): Promise<string> => {
-  const file = await fs.promises.open(`/proc/${pid}/environ`)
-  try {
-    const buffer = Buffer.alloc(readBytes)
-    let length = 0
-    while (length < readBytes) {
-      const { bytesRead } = await file.read(buffer, length, readBytes - length, null)
-      if (bytesRead === 0) break
-      length += bytesRead
-    }
-    return buffer.toString("latin1", 0, length)
-  } finally {
-    await file.close()
-  }
-}
-
-const cookie = new RegExp(`(?<=^|\\0)${cookieVariable}=([^\\0]+)`, "g")
-
-/** By run id: every process that has its cookie, but this one and those it descends from. */
+/** By run id: every process that names it, but this one and those it descends from. */
 export const cookieBearers: Effect.Effect<ReadonlyMap<string, ReadonlyArray<Seen>>> = Effect.suspend(() => {
-  const found = new Map<string, Array<Seen>>()
   const never = new Set([process.pid, ...ancestorsOf(process.pid)])
-  const look = (pid: number) =>
-    Effect.suspend(() => {
-      const seen = sight(pid)
-      if (seen._tag !== "Running") return Effect.void
-      return Effect.promise(() => read(pid).catch(() => "")).pipe(
-        Effect.timeoutOrElse({ duration: readTimeoutMs, orElse: () => Effect.succeed("") }),
-        Effect.map((text) => {
-          for (const [, runId] of text.matchAll(cookie)) {
-            const theirs = found.get(runId!)
-            const one = { pid, startToken: seen.startToken }
-            if (theirs === undefined) found.set(runId!, [one])
-            else theirs.push(one)
-          }
-        })
+  return bearersAmong(
+    (pids() ?? []).filter((pid) => !never.has(pid)).map((pid) => ({ pid, startToken: null }))
+  )
+})
+
+/** For reads that are under way to be answered. Two that never are (their processes are stuck in the kernel) end a look. */
+const patienceMs = 2_000
+
+/** The same of some processes, each looked at only while it is who was seen. */
+export const bearersAmong = Effect.fnUntraced(function* (
+  among: ReadonlyArray<{ readonly pid: number; readonly startToken: string | null }>
+): Effect.fn.Return<ReadonlyMap<string, ReadonlyArray<Seen>>> {
+  const found = new Map<string, Array<Seen>>()
+  const reading = new Set<Promise<void>>()
+
+  const note = (one: Seen, environment: string): void => {
+    for (const runId of runsNamedIn(environment)) {
+      const theirs = found.get(runId)
+      if (theirs === undefined) found.set(runId, [one])
+      else theirs.push(one)
+    }
+  }
+  /** False when there are more for longer than anybody waits. */
+  const fewerThan = (most: number) =>
+    Effect.gen(function* () {
+      while (reading.size >= most) yield* Effect.promise(() => Promise.race(reading))
+      return true
+    }).pipe(Effect.timeoutOrElse({ duration: patienceMs, orElse: () => Effect.succeed(false) }))
+
+  for (const { pid, startToken } of among) {
+    if (!(yield* fewerThan(maxPendingReads))) {
+      yield* Effect.logWarning(
+        "environments of processes do not answer, so those with a run's cookie may be missed"
       )
-    })
-  return Effect.forEach(
-    (pids() ?? []).filter((pid) => !never.has(pid)),
-    look,
-    { concurrency: readers, discard: true }
-  ).pipe(Effect.as(found))
+      break
+    }
+    const seen = sight(pid)
+    if (seen._tag !== "Running" || (startToken ?? seen.startToken) !== seen.startToken) continue
+    const one = readEnvironment(pid)
+      .then(
+        (environment) => note({ pid, startToken: seen.startToken }, environment),
+        () => undefined
+      )
+      .finally(() => reading.delete(one))
+    reading.add(one)
+  }
+  yield* fewerThan(1)
+  return found
 })

@@ -63,6 +63,10 @@ export const makeLedger = (sql: SqlClient) => {
             cause instanceof RunLedgerError ? cause : new RunLedgerError({ cause })
           )
         ),
+    open: sql`SELECT * FROM runs WHERE ended_at IS NULL ORDER BY run_id`.pipe(
+      Effect.flatMap(readable),
+      failed
+    ),
     openBeside: (epoch: string) =>
       sql`SELECT * FROM runs WHERE epoch <> ${epoch} AND ended_at IS NULL ORDER BY run_id`.pipe(
         Effect.flatMap(readable),

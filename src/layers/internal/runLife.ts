@@ -139,7 +139,7 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
         Effect.gen(function* () {
           yield* child.reaped
           attempt.left = true
-          rememberKin(tree)
+          yield* rememberKin(tree, options.hands)
           const status = yield* child.exited
           // Whoever learns of the end finds the whole output in the log.
           yield* Fiber.await(pumping)

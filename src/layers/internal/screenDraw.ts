@@ -48,24 +48,36 @@ const underlined = 0x10000000
 const extended = 0x10000000
 const protectedCell = 0x20000000
 
+/** All words for off but that of the underline. */
+const kept = "22;23;25;27;28;29;39;49;55"
+
 /** From nothing each time: what is set says more than what has changed, and several attributes share one word for off. */
-const sgr = ({ fg, bg, extended: more }: Attributes): string => {
-  const words: Array<string | number> = [0]
+const sgr = ({ fg, bg, extended: more }: Attributes, from: string = "0"): string => {
+  const words: Array<string | number> = [from]
   for (const [flag, word] of fgFlags) if (fg & flag) words.push(word)
   for (const [flag, word] of bgFlags) if (bg & flag) words.push(word)
   // What xterm tells of a link is that it is underlined, too; a link says so itself.
   const style = bg & extended ? more.underlineStyle : 0
-  if (more.urlId === 0 && style > 1) words.push(`4:${style}`)
+  if (from === kept) words.push()
+  else if (more.urlId === 0 && style > 1) words.push(`4:${style}`)
   else if (fg & underlined || (more.urlId === 0 && style === 1)) words.push("4")
   words.push(...color(fg, 30), ...color(bg, 40), ...color(more.underlineColor, 50))
   return `${csi}${words.join(";")}m`
 }
 
+/**
+ * Underlined in a way that is none: what restoring a cursor makes of a pen whose underline was taken off in between. Only
+ * saving and restoring one gives it.
+ */
+const isHidden = ({ fg, bg, extended: more }: Attributes): boolean =>
+  (fg & underlined) !== 0 && (bg & extended) !== 0 && more.underlineStyle === 0 && more.urlId === 0
+
 const plain: Attributes = { fg: 0, bg: 0, extended: { underlineStyle: 0, underlineColor: 0, urlId: 0 } }
 
 const sameAttributes = (a: Attributes, b: Attributes): boolean =>
-  a.fg === b.fg &&
-  a.bg === b.bg &&
+  // As words: those of a pen are signed, those of a cell are not.
+  (a.fg ^ b.fg) === 0 &&
+  (a.bg ^ b.bg) === 0 &&
   a.extended.underlineStyle === b.extended.underlineStyle &&
   a.extended.underlineColor === b.extended.underlineColor &&
   a.extended.urlId === b.extended.urlId
@@ -88,6 +100,8 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
   const { cols, rows } = terminal
   const out: Array<string> = []
   let pen = plain
+  /** No cursor that has to stay saved is saved yet. */
+  let mayRestore = true
 
   const links = (id: number): string => {
     const link = id === 0 ? undefined : parts._oscLinkService.getLinkData(id)
@@ -98,9 +112,10 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
   const take = ({ fg, bg, extended: { underlineStyle, underlineColor, urlId } }: Attributes): void => {
     const next = { fg, bg, extended: { underlineStyle, underlineColor, urlId } }
     if (sameAttributes(pen, next)) return
-    if ((pen.bg & protectedCell) !== (bg & protectedCell)) out.push(`${csi}${bg & protectedCell ? 1 : 0}"q`)
     if (pen.extended.urlId !== urlId) out.push(links(urlId))
     out.push(sgr(next))
+    if (bg & protectedCell) out.push(`${csi}1"q`)
+    if (mayRestore && isHidden(next)) out.push(`\x1b7${csi}24m\x1b8`)
     pen = next
   }
 
@@ -221,7 +236,11 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
           : { chars: cell.getChars(), width: cell.getWidth(), attributes: copyOf(cell) }
       )
     }
-    return cells
+    return cells.map((cell, x) => {
+      const isCut = cell.width === 2 && x !== cols - 2 && !isSecondHalf(cells[x + 1])
+      const isLeft = isSecondHalf(cell) && cells[x - 1]?.width !== 2
+      return isCut || isLeft ? { chars: "", width: 1, attributes: cell.attributes } : cell
+    })
   }
 
   const drawLines = (buffer: IBuffer, parts: BufferParts): void => {
@@ -232,7 +251,12 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
     const headless = buffer.getLine(first)?.isWrapped === true
     // The place of the saved cursor is a line's, and goes with it: it is saved as that line is drawn.
     const saved = isSaved(parts) ? Math.min(Math.max(parts.savedY - first, 0), count - 1) : null
-    const saveAt = saved !== null && headless && saved < rows - 1 ? saved - 1 : saved
+    const lineAt = saved !== null && headless && saved < rows - 1 ? saved - 1 : saved
+    const cells = Array.from({ length: count }, (_, y) => rowOf(buffer, first + y))
+    const lastHidden = cells.findLastIndex((row) => row.some(({ attributes }) => isHidden(attributes)))
+    const isLate = saved !== null && saved <= lastHidden && saved >= count - rows
+    const saveAt = isLate ? null : lineAt
+    mayRestore = true
     if (headless) {
       if (saveAt === -1) save(parts)
       out.push(" ".repeat(cols + 1), `\r${csi}${cols}X`)
@@ -242,21 +266,54 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
       if (headless && y === rows - 1) out.push(`${csi}3J`)
       if (y === saveAt) save(parts)
       const flowsOn = y + 1 < count && buffer.getLine(first + y + 1)?.isWrapped === true
-      drawRow(rowOf(buffer, first + y), flowsOn)
+      drawRow(cells[y]!, flowsOn)
       take(plain)
       if (!flowsOn && y < count - 1) out.push("\r\n")
     }
+    if (isLate) saveLate(parts, saved - (count - rows), cells[saved]!)
+    else if (saved === null && lastHidden >= 0) {
+      goTo(0, 0)
+      out.push("\x1b7")
+    }
+    mayRestore = false
   }
 
   const designate = (level: number, charset: Charset): void => {
     out.push(`\x1b${"()*+"[level]}${letters.get(charset) ?? "B"}`)
   }
 
+  /** Saves a cursor of a line that is drawn, as that needed the place where cursors are saved. */
+  const saveLate = (parts: BufferParts, y: number, cells: ReadonlyArray<Cell>): void => {
+    goTo(Math.min(parts.savedX, cols - 1), y)
+    if (parts.savedX < cols) return savePen(parts)
+    const last = cells[cols - 1]!
+    const from = last.width === 0 && last.chars === "" ? cols - 2 : cols - 1
+    goTo(from, y)
+    take(cells[from]!.attributes)
+    out.push(cells[from]!.chars)
+    savePen(parts)
+  }
+
   /** Saves a cursor of this line. */
-  const save = ({ savedX, savedCurAttrData, savedCharset }: BufferParts): void => {
+  const save = (parts: BufferParts): void => {
+    const { savedX } = parts
+    mayRestore = false
+    take(plain)
+    // On a line that is still empty: what it takes to have the cursor wait for a wrap is erased again.
+    const waits = savedX >= cols
+    if (waits) {
+      column(cols - 1)
+      out.push(" ")
+    } else column(savedX)
+    savePen(parts)
+    out.push("\r")
+    if (waits) out.push(`${csi}${cols}X`)
+  }
+
+  const savePen = ({ savedCurAttrData, savedCharset }: BufferParts): void => {
+    mayRestore = false
     take({ ...savedCurAttrData, extended: plain.extended })
     if (savedCharset !== undefined) designate(0, savedCharset)
-    column(savedX)
     // Saved is that there is more, and not what: a link is more and shows in nothing else.
     const more = (savedCurAttrData.bg & extended) !== 0 && !(savedCurAttrData.fg & underlined)
     if (more) out.push("\x1b]8;;saved\x1b\\")
@@ -264,7 +321,6 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
     if (more) out.push(links(0))
     if (savedCharset !== undefined) designate(0, undefined)
     take(plain)
-    out.push("\r")
   }
 
   const goTo = (x: number, y: number): void => {
@@ -288,6 +344,10 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
   const { charset, glevel, _charsets: charsets } = parts._charsetService
   const modes = terminal.modes
 
+  const { _windowTitle: title, _iconName: icon } = parts._inputHandler
+  if (title !== "") out.push(`\x1b]2;${title}\x1b\\`)
+  if (icon !== "") out.push(`\x1b]1;${icon}\x1b\\`)
+
   if (active !== alt && isSaved(alt)) {
     out.push(`${csi}?47h`)
     goTo(0, alt.savedY - alt.ybase)
@@ -310,11 +370,22 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
     goTo(active.x, active.y)
     out.push(`\x1b7${csi}?6h\x1b8`)
   }
-  for (let level = 0; level < 4; level++) if (charsets[level] !== undefined) designate(level, charsets[level])
-  if (glevel > 0) out.push(["", "\x0e", "\x1bn", "\x1bo"][glevel]!)
-  if (charset !== charsets[glevel] && !outside) {
-    out.push("\x1b8")
-    pen = { ...active.savedCurAttrData, extended: pen.extended }
+  const drawCharsets = (): void => {
+    for (let level = 0; level < 4; level++)
+      if (charsets[level] !== undefined) designate(level, charsets[level])
+    if (glevel > 0) out.push(["", "\x0e", "\x1bn", "\x1bo"][glevel]!)
+  }
+  const isRestored = charset !== charsets[glevel] && !outside
+  const row = rowOf(terminal.buffer.active, active.ybase + active.y)
+  const last = lastBefore(row, active.x)
+  const joins = last !== null && parts._inputHandler._parser.precedingJoinState !== 0
+  // Printed again when the character before the cursor is in, and would be taken for another one of the set.
+  const isEarly = active.x === cols && last !== null && !joins && !isRestored && !outside
+  if (!isEarly) drawCharsets()
+  if (isRestored) {
+    const inAlternate = active === normal && charset !== active.savedCharset && charset === alt.savedCharset
+    out.push(inAlternate ? `${csi}?47h\x1b8${csi}?47l` : "\x1b8")
+    pen = { ...(inAlternate ? alt : active).savedCurAttrData, extended: pen.extended }
   }
 
   const privateModes: ReadonlyArray<readonly [boolean, string]> = [
@@ -341,27 +412,59 @@ export const drawTerminal = (terminal: Terminal, letters: ReadonlyMap<Charset, s
   if (cursorStyle !== undefined)
     out.push(`${csi}${{ block: 2, underline: 4, bar: 6 }[cursorStyle] - (cursorBlink ? 1 : 0)} q`)
 
-  if (!outside) {
-    const y = modes.originMode ? active.y - active.scrollTop : active.y
-    const joins = parts._inputHandler._parser.precedingJoinState !== 0
-    const row = rowOf(terminal.buffer.active, active.ybase + active.y)
-    const behind = active.x - 1
-    const from = behind > 0 && row[behind]?.width === 0 && row[behind]?.chars === "" ? behind - 1 : behind
-    const last = row[from]
-    const isLast = last !== undefined && last.chars !== "" && from + last.width === active.x
-    if (isLast && (joins || active.x === cols)) {
-      // Printed again, so that the next character wraps, joins or repeats it as it would have.
-      goTo(from, y)
-      take(last.attributes)
-      if (modes.insertMode) out.push(`${csi}${Math.max(1, last.width)}P`)
-      out.push(last.chars)
-      if (!joins) out.push(sgr(pen))
-    } else goTo(Math.min(active.x, cols - 1), y)
+  const { _curAttrData: current } = parts._inputHandler
+  const drawPen = (): void => {
+    const { underlineColor } = current.extended
+    const saved = { ...active.savedCurAttrData, extended: plain.extended }
+    if (isHidden(current) && isHidden(saved) && isSaved(active)) {
+      out.push("\x1b8", sgr(current, kept), `${csi}${current.bg & protectedCell ? 1 : 0}"q`)
+      pen = current
+    } else
+      take(current.bg & extended ? current : { ...current, extended: { ...plain.extended, underlineColor } })
   }
-  const current = parts._inputHandler._curAttrData
-  const { underlineColor } = current.extended
-  take(current.bg & extended ? current : { ...current, extended: { ...plain.extended, underlineColor } })
+  const y = modes.originMode ? active.y - active.scrollTop : active.y
+  if (outside) drawPen()
+  else if (last !== null && joins && sameAttributes(last.cell.attributes, shownBy(current))) {
+    drawPen()
+    goTo(last.x, y)
+    if (modes.insertMode) out.push(`${csi}${Math.max(1, last.cell.width)}P`)
+    // The last of all, so that the next character joins or repeats it as it would have.
+    out.push(last.cell.chars)
+  } else if (last !== null && active.x === cols) {
+    goTo(last.x, y)
+    take(last.cell.attributes)
+    if (modes.insertMode) out.push(`${csi}${Math.max(1, last.cell.width)}P`)
+    // What follows joins nothing: any sequence sees to that.
+    out.push(last.cell.chars, sgr(pen))
+    if (isEarly) drawCharsets()
+    drawPen()
+  } else {
+    drawPen()
+    goTo(Math.min(active.x, cols - 1), y)
+  }
   return out.join("")
+}
+
+const isSecondHalf = (cell: Cell | undefined): boolean => cell?.width === 0 && cell.chars === ""
+
+/** As a cell has them. */
+const shownBy = ({ fg, bg, extended: more }: Attributes): Attributes => ({
+  fg,
+  bg,
+  extended: bg & extended ? more : plain.extended
+})
+
+/** The character that ends right before a column, and where it begins; null when there is none. */
+const lastBefore = (
+  row: ReadonlyArray<Cell>,
+  x: number
+): { readonly cell: Cell; readonly x: number } | null => {
+  const behind = row[x - 1]
+  const from = x > 1 && behind?.width === 0 && behind.chars === "" ? x - 2 : x - 1
+  const cell = row[from]
+  return cell !== undefined && cell.chars !== "" && from + Math.max(1, cell.width) === x
+    ? { cell, x: from }
+    : null
 }
 
 interface Cell {

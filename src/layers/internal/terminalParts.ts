@@ -49,6 +49,8 @@ export interface BufferParts {
 interface Parts {
   readonly buffers: { readonly normal: BufferParts; readonly alt: BufferParts; readonly active: BufferParts }
   readonly _inputHandler: {
+    readonly _windowTitle: string
+    readonly _iconName: string
     readonly _curAttrData: Attributes
     readonly parse: (data: string | Uint8Array) => void
     readonly _eraseInBufferLine: (y: number, start: number, end: number, clearWrap: boolean) => void

@@ -10,24 +10,19 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import type * as Scope from "effect/Scope"
-import * as fs from "node:fs"
 import type { InstanceMark, Marked, MarkRange } from "../../services/InstanceMark.ts"
+import { maxPendingReads, readEnvironment } from "./environ.ts"
 import { imageOf, isStill, type Seen, signal } from "./procfs.ts"
 
 /** Codex gives it to every command of the model, measured on 0.169.0; its own helpers and MCP servers do not get it. */
 const variable = "CODEX_THREAD_ID"
-/** Unlike the other files of /proc this one waits for the process's memory map, so it is read aside, and not for long. */
+/** Whoever reads an environment waits so long; the read itself goes on. */
 const readTimeoutMs = 250
-/** Environments that are still waited for by the kernel; each holds one of Node's four threads for files. */
-const maxPendingReads = 2
-const readBytes = 64 * 1024
-/** The kernel lets arguments and environment have 6 MB at exec; a process may later claim that any of its memory is. */
-const maxEnvironmentBytes = 8 * 1024 * 1024
 /** Processes whose environment is remembered, some 200 bytes each; those past it are read in every round. */
 const maxKnown = 16_384
 /** Between being asked and being killed. */
 const graceMs = 200
-/** A look at /proc cannot yield, so between two the others get this long, and this many times as long as it took. */
+/** A look at /proc costs all of its time in processor time, so between two the others get this long, and this many times as long as it took. */
 const pauseMs = 20
 const pauseFactor = 4
 /** Signals or looks at a process, 20 microseconds each, before everybody else has a turn. */
@@ -41,22 +36,6 @@ export interface Processes {
   readonly readEnvironment: (pid: number) => Promise<string>
   /** The look and the signals are one step. */
   readonly signalIfStill: (seen: Seen, ...names: ReadonlyArray<NodeJS.Signals>) => void
-}
-
-const readEnvironment = async (pid: number): Promise<string> => {
-  const file = await fs.promises.open(`/proc/${pid}/environ`)
-  try {
-    const buffer = Buffer.alloc(readBytes)
-    let text = ""
-    while (text.length < maxEnvironmentBytes) {
-      const { bytesRead } = await file.read(buffer, 0, readBytes, null)
-      if (bytesRead === 0) break
-      text += buffer.toString("latin1", 0, bytesRead)
-    }
-    return text
-  } finally {
-    await file.close()
-  }
 }
 
 const linux: Processes = {

@@ -50,14 +50,13 @@ export const settingsLayer = Layer.effect(Settings, settings)
 const levels = { debug: "Debug", info: "Info", warn: "Warn", error: "Error" } as const
 
 /** Structured lines on stderr, secrets masked; stdout belongs to answers. */
-export const logging = Layer.unwrap(
-  Effect.map(settings, ({ logLevel }) =>
-    Layer.mergeAll(
-      Logger.layer([Logger.withConsoleError(Logger.map(Logger.formatJson, redact))]),
-      Layer.succeed(References.MinimumLogLevel, levels[logLevel])
-    )
+export const loggingOf = ({ logLevel }: Pick<SettingsShape, "logLevel">) =>
+  Layer.mergeAll(
+    Logger.layer([Logger.withConsoleError(Logger.map(Logger.formatJson, redact))]),
+    Layer.succeed(References.MinimumLogLevel, levels[logLevel])
   )
-)
+
+export const logging = Layer.unwrap(Effect.map(settings, loggingOf))
 
 /** The line a person gets for an exit: an error's own message, or for a defect where to look. */
 export const problemOf = (exit: Exit.Failure<unknown, unknown>): string => {

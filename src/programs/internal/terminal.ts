@@ -12,7 +12,7 @@ import { member } from "../../services/Report.ts"
 import { problemOf } from "./surroundings.ts"
 
 /** The design's exit codes; a signal's is 128 and its number. */
-const exitCodes = {
+export const exitCodes = {
   done: 0,
   failed: 1,
   usage: 2,
@@ -32,7 +32,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit(exitCodes.done)
 })
 
-const complain = (line: string): void => {
+export const complain = (line: string): void => {
   process.stderr.write(`holdfast: ${line}\n`)
 }
 
@@ -49,11 +49,20 @@ export const presenter: CliOutput.Presenter = {
 
 const codes: ReadonlyMap<unknown, number> = new Map([
   ["ConfigKeyRefused", exitCodes.usage],
+  ["NotATerminal", exitCodes.usage],
+  ["NothingToSend", exitCodes.usage],
+  ["RunAmbiguous", exitCodes.usage],
+  ["RunSpecRefused", exitCodes.usage],
+  ["UnknownKey", exitCodes.usage],
+  ["GatewayGone", exitCodes.noGateway],
   ["NoGateway", exitCodes.noGateway],
+  ["RunNotFound", exitCodes.notFound],
   ["ParentNotFound", exitCodes.notFound],
   ["ThreadNotFound", exitCodes.notFound],
   ["GatewayUnresponsive", exitCodes.timedOut],
   ["LeaseTimeout", exitCodes.timedOut],
+  ["RunEndTimeout", exitCodes.timedOut],
+  ["RunStillGoing", exitCodes.timedOut],
   ["StopTimeout", exitCodes.timedOut],
   ["TurnTimeout", exitCodes.timedOut]
 ])

@@ -1,0 +1,5 @@
+/** Every vice, for every way in which a run of the built gateway and its keeper can end. */
+import { cliEndings } from "./support/cliZoo.ts"
+import { suite, together } from "./suites/endings.ts"
+
+suite("the keeper, by its runs' endings", cliEndings, together)
