@@ -106,6 +106,27 @@ describe("AppServerProcess, as a run", () => {
   )
 
   it.live(
+    "one that nobody takes over is ended after the idle grace, and its socket is gone",
+    () =>
+      Effect.gen(function* () {
+        const world = yield* keptWorld
+        const first = yield* connectIn(world)
+        yield* first.leave
+        // What a server that was killed with everybody leaves.
+        fs.writeFileSync(world.paths.codexSocket("00000000"), "")
+        const second = yield* connectIn(world, { key: "another", lease: { idleGraceMs: 50 } })
+        yield* eventually("it is ended", () => !isAlive(first.connection.pid!), 30_000)
+        assert.isTrue(isAlive(second.connection.pid!))
+        yield* second.end
+        assert.deepStrictEqual(
+          { left: yield* world.left, sockets: fs.readdirSync(world.place.runtimeDir) },
+          { left: [], sockets: [] }
+        )
+      }),
+    seconds
+  )
+
+  it.live(
     "one that was poisoned is not left to anybody",
     () =>
       Effect.gen(function* () {

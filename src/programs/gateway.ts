@@ -6,6 +6,9 @@
  * are unlinked, the app-server is asked to leave, then told, then killed, the audit queue is written out, and last whatever
  * still carries this epoch's mark is ended and the epoch is closed. A second signal does not wait for any of it; the next
  * start then sweeps by the mark.
+ *
+ * At a handover nothing that the keeper holds is ended: turns go on unwatched on its app-server, their records stay, hooks
+ * that wait are dropped to ask again, and the next gateway takes all of it up before its control socket opens.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"

@@ -56,6 +56,7 @@ export const keptWorld: Effect.Effect<KeptWorld, never, Scope.Scope> = Effect.ge
 })
 
 export interface GatewayOptions {
+  readonly key?: string
   readonly program?: string
   readonly environment?: SettingsShape["environment"]
   readonly codex?: Partial<SettingsShape["codex"]>
@@ -98,7 +99,7 @@ export const connectIn = Effect.fnUntraced(function* (world: KeptWorld, options:
   const scope = yield* Scope.fork(yield* Effect.scope)
   const connection: AppServerConnection = yield* Effect.gen(function* () {
     const context = yield* Layer.build(Layer.fresh(layerKept.pipe(Layer.provide(parts))))
-    return yield* Context.get(context, AppServerProcess).start(1, "key")
+    return yield* Context.get(context, AppServerProcess).start(1, options.key ?? "key")
   }).pipe(
     Scope.provide(scope),
     Effect.provideService(References.MinimumLogLevel, "Error"),
