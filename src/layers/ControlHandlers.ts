@@ -108,6 +108,7 @@ export const make = Effect.gen(function* () {
         })
       ),
     RunCodex: (request) => driver.run(request),
+    AttachCodex: ({ runId }) => driver.attach(runId),
     // Ending at once would close the socket under the answer.
     Down: () =>
       Stream.succeed({ owner: current.owner }).pipe(

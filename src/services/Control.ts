@@ -97,6 +97,13 @@ export const Control = RpcGroup.make(
     stream: true
   }),
   Rpc.make("RunCodex", { payload: RunRequest, success: AgentEvent, error: AgentRunError, stream: true }),
+  /** A turn that an earlier gateway left, from its beginning; whoever has seen a part of it drops that by `eventKey`. */
+  Rpc.make("AttachCodex", {
+    payload: { runId: Schema.NonEmptyString },
+    success: AgentEvent,
+    error: AgentRunError,
+    stream: true
+  }),
   /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
   Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
 )
