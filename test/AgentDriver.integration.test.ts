@@ -9,6 +9,7 @@ import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { ControlClient } from "../src/layers/ControlClient.ts"
 import { ProviderUnavailable } from "../src/services/AppServerFailure.ts"
+import { rangeOf } from "../src/services/InstanceMark.ts"
 import { type Script, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
 import {
   ask,
@@ -16,6 +17,7 @@ import {
   decisionsOf,
   endOf,
   eventually,
+  holdfast,
   makePlace,
   marked,
   type Place,
@@ -37,6 +39,10 @@ const hideTreasure = (place: Place): string => {
 const shell = (cmd: string) => ({ fn: "exec_command", args: { cmd } }) as const
 const code = (cmd: string) =>
   ({ custom: "exec", input: `text(await tools.exec_command({cmd: ${JSON.stringify(cmd)}}))` }) as const
+
+/** The mark that a process carries. */
+const hardLocksOf = (pid: number): number =>
+  Number(/Max file locks\s+\S+\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/limits`, "utf8"))?.[1])
 
 const patchOf = (file: string) => `*** Begin Patch\n*** Add File: ${file}\n+hello\n*** End Patch\n`
 
@@ -297,21 +303,22 @@ describe("a governed Codex thread", () => {
           path.join(place.codexHome, "config.toml"),
           `[mcp_servers.toy]\ncommand = ${JSON.stringify(process.execPath)}\nargs = ${JSON.stringify([server, place.workspace])}\n`
         )
-        const gateway = yield* startGateway(place)
+        yield* startGateway(place)
         const provider = yield* scripted("use the toy", [
           { custom: "exec", input: 'text(await tools.mcp__toy__poke({what: "x"}))' },
           { custom: "exec", input: 'text(await tools.mcp__toy__pat({what: "x"}))' },
           { say: "done" }
         ])
-        const [status, events] = yield* ask(
+        const [events, status] = yield* ask(
           place,
           Effect.gen(function* () {
             return [
-              yield* (yield* ControlClient).Status(),
-              yield* turn(place, { provider, prompt: "use the toy", model: codeModel })
+              yield* turn(place, { provider, prompt: "use the toy", model: codeModel }),
+              yield* (yield* ControlClient).Status()
             ] as const
           })
         )
+        const appServer = status.leases[0]!.pid!
         assert.deepStrictEqual(
           decisionsOf(events).map((line) => line.split(":")[0]),
           ["hook deny mcp__toy__poke", "hook allow mcp__toy__pat"]
@@ -321,9 +328,11 @@ describe("a governed Codex thread", () => {
           ["pat"]
         )
         const helper = fs.readFileSync(path.join(place.workspace, "helper.pid"), "utf8").trim()
-        assert.isTrue(marked(status.mark).some((line) => line.startsWith(`${helper} `)))
-        assert.deepStrictEqual(yield* gateway.end("SIGTERM"), { code: 0, signal: null })
-        assert.deepStrictEqual(marked(status.mark), [])
+        // The keeper's marks are its own, so what carries one is known by the app-server that does.
+        const range = rangeOf(hardLocksOf(appServer))
+        assert.isTrue(marked(range).some((line) => line.startsWith(`${helper} `)))
+        assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
+        assert.deepStrictEqual(marked(range), [])
       })
   )
 
