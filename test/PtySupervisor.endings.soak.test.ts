@@ -1,5 +1,9 @@
-/** Every vice alone, one after the other, for every way in which a run can end. Only by `npm run soak`: all at once are in the tests. */
+/** Every vice alone, for every way in which a run can end, by `npm run soak`; everything else has the hardest one here. */
+import { cliEndings } from "./support/cliZoo.ts"
 import { keptEndings } from "./support/keptZoo.ts"
 import { oneByOne, suite } from "./suites/endings.ts"
 
-suite("PtySupervisor in process, by its endings one by one", keptEndings, oneByOne)
+const vices = process.env["HOLDFAST_SOAK"] ? null : ["hopper-at-full-speed.pl"]
+
+suite("PtySupervisor in process, by each ending of one run", keptEndings, oneByOne(vices))
+if (vices === null) suite("the keeper, by each ending of one run", cliEndings, oneByOne(vices))

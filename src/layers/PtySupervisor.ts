@@ -25,6 +25,7 @@ import {
   type EndRequest,
   findRun,
   infoOfState,
+  looksTheSame,
   lostGateway,
   maxRuns,
   newestFirst,
@@ -47,11 +48,12 @@ import {
   withoutValues
 } from "../services/Run.ts"
 import { RunLog } from "../services/RunLog.ts"
-import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
+import { describeRun, isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeptRuns } from "./internal/keptRuns.ts"
+import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -96,7 +98,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
   const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
-  const places = placesIn(paths, machine.places)
+  const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
@@ -110,6 +112,8 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
   yield* Effect.forkScoped(places.remove(over))
 
+  const { mark: range } = epoch.current
+  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, members: marks.members, calls })
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)
@@ -210,7 +214,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
-    yield* Scope.provide(places.make(id), scope)
+    const cgroup = yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>
@@ -241,6 +245,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
       spec,
       env: environmentOf(id, spec, variables),
       mark,
+      cgroup,
       scope,
       launch,
       calls,
@@ -356,8 +361,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
                 run.actor.watch.pipe(
                   Stream.filter((state) => !isOver(state)),
                   Stream.map((state) => infoOfState(run.known(), state)),
-                  // Every output is a new state, and mostly nothing else.
-                  Stream.changesWith(isSame),
+                  Stream.changesWith(looksTheSame),
                   Stream.concat(Stream.fromEffect(Deferred.await(run.over)))
                 )
               )
@@ -402,13 +406,3 @@ export const makeKeeper = Effect.gen(function* () {
 export const layerKeeper = Layer.effect(PtySupervisor, makeKeeper)
 
 const { ulid } = SecureRandom.make((size) => new Uint8Array(randomBytes(size)))
-
-const describeRun = (state: RunState): string =>
-  state._tag === "Running" ? `running ${state.leader.pid}` : state._tag.toLowerCase()
-
-const isSame = (a: RunInfo, b: RunInfo): boolean =>
-  a.state === b.state &&
-  a.attempt === b.attempt &&
-  a.warned === b.warned &&
-  a.leader?.pid === b.leader?.pid &&
-  a.status === b.status

@@ -24,7 +24,6 @@ export const make = Effect.gen(function* () {
   const identities = yield* ProcessIdentity
   const marks = yield* InstanceMark
   const { mark: times, paths } = yield* Settings
-  const places = placesIn(paths, onDisk)
   const calls = (yield* Syscalls).table
 
   /** Keepers that may live: those whose identity cannot be told too, for whoever they hold is not ours to end. */
@@ -75,7 +74,8 @@ export const make = Effect.gen(function* () {
           claimed: Effect.succeed(claimed)
         }))
       })
-      yield* places.remove(dealt.filter(isClosed).map(({ runId }) => runId))
+      const closed = dealt.filter(isClosed).map(({ runId }) => runId)
+      if (closed.length > 0) yield* (yield* placesIn(paths, onDisk)).remove(closed)
       return dealt
     })
   })

@@ -66,7 +66,7 @@ export const thousand = (quick: boolean) =>
         const idle = yield* probed(Effect.sleep(300))
         const stop = yield* probed(
           sweepTree(
-            { runId: "bench", leader, mark: range, kin: new Map() },
+            { runId: "bench", leader, mark: range, cgroup: null, kin: new Map() },
             { marks, signal, times, traces, claimed: Effect.succeed([]) },
             true
           )

@@ -139,26 +139,32 @@ const trial = (ending: Ending, names: ReadonlyArray<string>) =>
     )
   }).pipe(Effect.scoped)
 
-/** The quiet and the busy vices, side by side with each other. */
-export const together: Readonly<Record<string, ReadonlyArray<string>>> = {
-  "quiet vices": vices.filter((vice) => !busy.has(vice)),
-  "busy vices": vices.filter((vice) => busy.has(vice))
-}
+const quiet = vices.filter((vice) => !busy.has(vice))
 
-export const oneByOne: Readonly<Record<string, ReadonlyArray<string>>> = Object.fromEntries(
-  vices.map((vice) => [vice, [vice]])
-)
+/** Side by side: the quiet vices for every ending, and the busy ones for those that are said. */
+export const together =
+  (busyToo: ReadonlyArray<string>): Grouping =>
+  (how) => ({
+    "quiet vices": quiet,
+    ...(busyToo.includes(how) ? { "busy vices": [...busy] } : {})
+  })
 
-/** Of each group all are there at once. */
-export const suite = (
-  world: string,
-  endings: Readonly<Record<string, Ending>>,
-  groups: Readonly<Record<string, ReadonlyArray<string>>>
-) =>
+/** All, where none is named: each alone, and then all together. */
+export const oneByOne =
+  (named: ReadonlyArray<string> | null): Grouping =>
+  () => ({
+    ...Object.fromEntries((named ?? vices).map((vice) => [vice, [vice]])),
+    ...(named === null ? { "quiet vices": quiet, "busy vices": [...busy] } : {})
+  })
+
+/** For an ending: what is there at once. */
+type Grouping = (how: string) => Readonly<Record<string, ReadonlyArray<string>>>
+
+export const suite = (world: string, endings: Readonly<Record<string, Ending>>, grouping: Grouping) =>
   describe(world, () => {
     withLayer(layer, { excludeTestServices: true })((it) => {
       for (const [how, ending] of Object.entries(endings))
-        for (const [what, names] of Object.entries(groups))
+        for (const [what, names] of Object.entries(grouping(how)))
           it.effect(
             `nothing is left of ${names.length > 1 ? `${names.length} ` : ""}${what} after ${how}, by ${proof}`,
             () => trial(ending, names),

@@ -16,6 +16,7 @@ const keeperName = "holdfast-keeper"
 
 export interface Gateway {
   readonly pid: number
+  readonly stderr: () => string
   /** Completes with its exit. */
   readonly gone: Effect.Effect<void>
 }
@@ -26,10 +27,11 @@ export const up = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Gateway, never, Scope.Scope | Outside> {
   const { stage } = yield* Outside
   const launcher = path.join(stage.dist, "holdfast.sh")
-  const { child, hear } = yield* talker(() => place.spawn("sh", [launcher, "up", "--json"]))
+  const { child, hear, stderr } = yield* talker(() => place.spawn("sh", [launcher, "up", "--json"]))
   const { pid } = (yield* hear) as { readonly pid: number }
   return {
     pid,
+    stderr,
     gone: Effect.callback((resume) => {
       if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)
       child.once("exit", () => resume(Effect.void))
@@ -53,10 +55,19 @@ export const listed = (place: Place) =>
   Effect.map(holdfast(place, "ps", "-a", "--json"), (text) => {
     const { runs } = JSON.parse(text) as {
       readonly runs: ReadonlyArray<{
-        readonly run: Omit<Listed, "reason"> & { readonly reason: { readonly _tag: string } | null }
+        readonly run: Omit<Listed, "reason" | "pid" | "command"> & {
+          readonly reason: { readonly _tag: string } | null
+          readonly leader: { readonly pid: number } | null
+          readonly spec: { readonly command: string }
+        }
       }>
     }
-    return runs.map(({ run }): Listed => ({ ...run, reason: run.reason?._tag ?? null }))
+    return runs.map(({ run }): Listed => ({
+      ...run,
+      reason: run.reason?._tag ?? null,
+      pid: run.leader?.pid ?? null,
+      command: run.spec.command
+    }))
   })
 
 /** Of those that were begun, when each is over as `ps` has it. */

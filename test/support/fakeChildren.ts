@@ -121,7 +121,11 @@ export const fakeSupervisor = Effect.gen(function* () {
   }
 
   const machine: RunMachine = {
-    places: { make: () => Effect.void, remove: () => Effect.void },
+    places: {
+      cgroups: Effect.succeed({ _tag: "NotDelegated", problem: "fake" }),
+      make: () => Effect.void,
+      remove: () => Effect.void
+    },
     traces: Effect.succeed({ kinOf: () => Effect.succeed([]), bearers: () => Effect.succeed([]) })
   }
   let claims = 0

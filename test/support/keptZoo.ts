@@ -7,7 +7,10 @@ import type { Ask, Begun, Listed } from "./runDriver.ts"
 import { talker } from "./talker.ts"
 
 /** A program of the fixtures that drives runs, past its first line. */
-export const openDriver = Effect.fnUntraced(function* (place: Place, program: string) {
+export const openDriver = Effect.fnUntraced(function* (
+  place: Pick<Place, "spawn" | "home">,
+  program: string
+) {
   const { stage } = yield* Outside
   const file = yield* Effect.sync(() => stage.program(program))
   const driver = yield* talker<Ask>(() => place.spawn(stage.node, ["--no-warnings", file, place.home]))

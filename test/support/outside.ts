@@ -88,6 +88,8 @@ interface Stage {
   readonly node: string
   /** The program of a file below `test/fixtures`, bundled. */
   readonly program: (name: string) => string
+  /** A file there, as it is. */
+  readonly file: (name: string) => string
 }
 
 const lines = (stdout: string): ReadonlyArray<Left> =>
@@ -167,6 +169,7 @@ const makeStage = Effect.gen(function* () {
     tortures: copy(tortures, "torture"),
     dist,
     node,
+    file: (name) => copy(path.join(repository, "test/fixtures", name), path.join("files", name)),
     program: (name) => {
       const file = path.join(root, "programs", `${name}.mjs`)
       if (fs.existsSync(file)) return file
@@ -190,6 +193,25 @@ const makeStage = Effect.gen(function* () {
   return { root, stage }
 })
 
+/** Namespaces for as long as the scope, by the prefix of a command that gets into them; all there end with it. */
+const enter = Effect.fnUntraced(function* (flags: ReadonlyArray<string>) {
+  const init = yield* Effect.acquireRelease(
+    Effect.promise(async () => {
+      const program = '$SIG{CHLD} = "IGNORE"; $| = 1; print "up\\n"; 1 while sysread STDIN, my $x, 1'
+      const child = spawn("unshare", [...flags, "perl", "-e", program], {
+        stdio: ["pipe", "pipe", "inherit"]
+      })
+      await new Promise((up) => child.stdout.once("data", up))
+      return child
+    }),
+    (child) => Effect.sync(() => child.stdin.end())
+  )
+  // unshare waits outside; its child is the first process inside.
+  const inside = fs.readFileSync(`/proc/${init.pid}/task/${init.pid}/children`, "utf8").trim()
+  const own = flags.includes("--user") ? ["--user", "--preserve-credentials"] : []
+  return ["nsenter", "--target", inside, ...own, "--pid", "--mount", "--"]
+})
+
 /** Something of its own for a world, by whose prefix a command gets into it. */
 const makeEntrance = Effect.fnUntraced(function* (home: string) {
   switch (found) {
@@ -198,32 +220,8 @@ const makeEntrance = Effect.fnUntraced(function* (home: string) {
       fs.chownSync(home, uid, uid)
       return { prefix: asUser(uid), uid, mark: null }
     }
-    case "namespaces": {
-      const init = yield* Effect.acquireRelease(
-        Effect.promise(async () => {
-          const program = '$SIG{CHLD} = "IGNORE"; $| = 1; print "up\\n"; 1 while sysread STDIN, my $x, 1'
-          const child = spawn("unshare", [...inNamespaces, "perl", "-e", program], {
-            stdio: ["pipe", "pipe", "inherit"]
-          })
-          await new Promise((up) => child.stdout.once("data", up))
-          return child
-        }),
-        (child) => Effect.sync(() => child.stdin.end())
-      )
-      // unshare waits outside; its child is the first process inside.
-      const inside = fs.readFileSync(`/proc/${init.pid}/task/${init.pid}/children`, "utf8").trim()
-      const prefix = [
-        "nsenter",
-        "--target",
-        inside,
-        "--user",
-        "--pid",
-        "--mount",
-        "--preserve-credentials",
-        "--"
-      ]
-      return { prefix, uid: null, mark: null }
-    }
+    case "namespaces":
+      return { prefix: yield* enter(inNamespaces), uid: null, mark: null }
     case "signs": {
       const mark = candidateRange(null, Math.random())!
       return {
@@ -300,6 +298,36 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
       : census("end")
   )
   return place
+})
+
+const ownNumbers = [
+  ...(process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"]),
+  ...["--pid", "--fork", "--mount-proc", "--kill-child"]
+]
+const setsNext =
+  'open my $next, ">", "/proc/sys/kernel/ns_last_pid" or exit 1; print $next 300; close $next or exit 1'
+
+/** Whether this machine lets us say which number the next process of a namespace gets. */
+export const recycles = runs("unshare", ...ownNumbers, "perl", "-e", setsNext)
+
+/** A place of this user with numbers of its own, where that can be had. Nobody is counted there. */
+export const numberedPlace = Effect.gen(function* () {
+  const home = yield* Effect.acquireRelease(
+    Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "hf-"))),
+    (home) => Effect.sync(() => removeAll(home))
+  )
+  const prefix = recycles ? yield* enter(ownNumbers) : []
+  const env = { PATH: process.env["PATH"] ?? "/usr/bin:/bin", HOME: home, TMPDIR: home }
+  const into = (command: string, args: ReadonlyArray<string>) => {
+    const [first, ...rest] = [...prefix, command, ...args]
+    return [first!, rest] as const
+  }
+  return {
+    home,
+    spawn: (command: string, args: ReadonlyArray<string>) =>
+      spawn(...into(command, args), { env, cwd: home, stdio: "pipe" }),
+    run: (command: string, args: ReadonlyArray<string>) => run(...into(command, args), { env, cwd: home })
+  }
 })
 
 /** The stage of a file's tests, and a place for each of their worlds. */

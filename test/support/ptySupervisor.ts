@@ -15,10 +15,13 @@ import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
 import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import type { CgroupsFound } from "../../src/layers/internal/cgroups.ts"
+import { launchChild } from "../../src/layers/internal/launchChild.ts"
+import { thisMachine } from "../../src/layers/internal/runMachine.ts"
 import { makeClaims } from "../../src/layers/internal/claimMark.ts"
 import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
 import { layer as layerKeeperLink } from "../../src/layers/Keeper.ts"
-import { layer, layerKeeper, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
+import { layer, layerKeeper, makeWith, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
 import { layer as layerRunLogKeeper } from "../../src/layers/RunLogKeeper.ts"
 import { layer as layerReaper } from "../../src/layers/RunReaper.ts"
@@ -64,6 +67,8 @@ export interface WorldOptions {
   readonly environment?: Readonly<Record<string, string>>
   /** By way of a keeper, which needs the built program. */
   readonly kept?: boolean
+  /** Instead of those of this machine. */
+  readonly cgroups?: CgroupsFound
 }
 
 /** A life of a gateway; it ends with the scope, or by `close`. */
@@ -84,7 +89,18 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
     logLevel: "error"
   })
   const epoch = epochOf(options.epoch ?? "01J0000000000000000000000A", options.marked ?? true)
-  const supervisor = options.kept === true ? kept : layer.pipe(Layer.provideMerge(layerRunLog))
+  const { cgroups } = options
+  const inProcess =
+    cgroups === undefined
+      ? layer
+      : Layer.effect(
+          PtySupervisor,
+          makeWith(launchChild, {
+            ...thisMachine,
+            places: { ...thisMachine.places, cgroups: Effect.succeed(cgroups) }
+          })
+        )
+  const supervisor = options.kept === true ? kept : inProcess.pipe(Layer.provideMerge(layerRunLog))
   const graph = supervisor.pipe(
     Layer.provideMerge(epoch),
     Layer.provideMerge(layerMark),
@@ -168,8 +184,6 @@ export const shell = (script: string, over: Partial<RunSpec> = {}): RunSpec =>
   specOf("sh", { args: ["-c", script], ...over })
 
 const tortures = fileURLToPath(new URL("../fixtures/torture", import.meta.url))
-
-export const vices: ReadonlyArray<string> = readdirSync(tortures)
 
 export const torture = (vice: string, over: Partial<RunSpec> = {}): RunSpec =>
   specOf(`${tortures}/${vice}`, over)

@@ -26,19 +26,24 @@ export interface Begun {
 
 export interface Listed extends Pick<RunInfo, "id" | "state" | "lost" | "extinction" | "status" | "endedAt"> {
   readonly reason: string | null
+  readonly command: string
+  /** Of its leader. */
+  readonly pid: number | null
 }
 
 /** Each is a process that starts others; on two cores more at once only wait for each other. */
 const startsAtOnce = 4
 
-const pageOf = ({ id, state, reason, lost, extinction, status, endedAt }: RunInfo): Listed => ({
+const pageOf = ({ id, state, reason, lost, extinction, status, endedAt, leader, spec }: RunInfo): Listed => ({
   id,
   state,
   reason: reason === null ? null : reason._tag === "spawn-error" ? reason.detail : reason._tag,
   lost,
   extinction,
   status,
-  endedAt
+  endedAt,
+  command: spec.command,
+  pid: leader?.pid ?? null
 })
 
 const say = (value: unknown) => Effect.sync(() => process.stdout.write(`${JSON.stringify(value)}\n`))

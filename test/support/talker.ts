@@ -6,6 +6,8 @@ import { createInterface } from "node:readline"
 
 export interface Talker<Ask> {
   readonly child: ChildProcessWithoutNullStreams
+  readonly stderr: () => string
+  readonly hearLine: Effect.Effect<string>
   /** Its next line. */
   readonly hear: Effect.Effect<unknown>
   readonly ask: (ask: Ask) => Effect.Effect<unknown>
@@ -23,13 +25,16 @@ export const talker = <Ask>(
       // A program that was killed is told nothing more.
       child.stdin.on("error", () => undefined)
       const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-      const hear = Effect.promise(async (): Promise<unknown> => {
+      const hearLine = Effect.promise(async () => {
         const { value, done } = await lines.next()
         if (done) throw new Error(`the program ended without an answer: ${stderr}`)
-        return JSON.parse(value)
+        return value
       })
+      const hear = Effect.map(hearLine, (line): unknown => JSON.parse(line))
       return {
         child,
+        stderr: () => stderr,
+        hearLine,
         hear,
         ask: (ask) =>
           Effect.andThen(

@@ -97,7 +97,7 @@ export const planReconciliation = Effect.fnUntraced(function* (
       return {
         record,
         dealing: done === null ? dealing : ({ _tag: "sweep", lost } as const),
-        tree: { runId, leader, mark: bears ? mark : null, kin: new Map() },
+        tree: { runId, leader, mark: bears ? mark : null, cgroup: null, kin: new Map() },
         done
       }
     })

@@ -11,6 +11,7 @@ import { type CarriedMark, traceOf } from "../../services/Containment.ts"
 import { contains, type InstanceMark, type MarkRange, overlaps } from "../../services/InstanceMark.ts"
 import type { Extinction } from "../../services/Run.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
+import { killGroupMembers } from "./cgroups.ts"
 import { endSeen } from "./endSeen.ts"
 import { ancestorsOf, isStill, markOf, type Seen, sight } from "./procfs.ts"
 import type { ChildCalls } from "./runChild.ts"
@@ -22,6 +23,8 @@ export interface RunTree {
   /** Null when nobody knows which it was, or its number may have been another's since. */
   readonly leader: Seen | null
   readonly mark: MarkRange | null
+  /** The directory of a cgroup that is its own. */
+  readonly cgroup: string | null
   /** Those that were seen beside the leader. */
   readonly kin: Map<string, Seen>
 }
@@ -110,8 +113,25 @@ export const askTree = (tree: RunTree, hands: TreeHands): Effect.Effect<void> =>
   )
 
 /** `atOnce`: it was asked before, or is not to be. Otherwise whoever is left gets the sweep's own grace. */
-export const sweepTree = (tree: RunTree, hands: TreeHands, atOnce: boolean): Effect.Effect<TreeEnd> =>
-  tree.mark === null ? sweepKin(tree, hands, atOnce) : sweepMarked(tree, tree.mark, hands, atOnce)
+export const sweepTree = Effect.fnUntraced(function* (
+  tree: RunTree,
+  hands: TreeHands,
+  atOnce: boolean
+): Effect.fn.Return<TreeEnd> {
+  const { mark, cgroup } = tree
+  // Before the kernel ends them all, so that whoever was never in it, or has left it, is known.
+  if (atOnce && cgroup !== null) {
+    yield* rememberKin(tree, hands)
+    yield* killGroupMembers(cgroup)
+  }
+  const end = yield* mark === null ? sweepKin(tree, hands, atOnce) : sweepMarked(tree, mark, hands, atOnce)
+  if (cgroup === null || !(yield* killGroupMembers(cgroup))) return end
+  yield* Effect.logWarning("processes of a run were found by its cgroup alone").pipe(
+    Effect.annotateLogs({ run: tree.runId })
+  )
+  const survivors = end.survivors.filter(isStill)
+  return { extinction: { proven: false, survivors: survivors.map(({ pid }) => pid) }, survivors }
+})
 
 const sweepMarked = Effect.fnUntraced(function* (
   tree: RunTree,

@@ -3,6 +3,7 @@ import xterm, { type Terminal } from "@xterm/headless"
 import type { WindowSize } from "../../services/Run.ts"
 import type { ScreenModes } from "../../services/Screen.ts"
 import { makeEscapeState } from "./escapeState.ts"
+import { boundTerminal } from "./screenBounds.ts"
 import { drawTerminal } from "./screenDraw.ts"
 import { type BufferParts, charsetLetters, partsOf } from "./terminalParts.ts"
 
@@ -26,6 +27,7 @@ export const makeScreenModel = (size: WindowSize, scrollback: number): ScreenMod
   const terminal = terminalOf(size, scrollback)
   const parts = partsOf(terminal)
   const state = makeEscapeState()
+  boundTerminal(terminal)
   // xterm 6.0.0 throws when a program erases up to the last cell of a screen that has no line below.
   terminal.parser.registerCsiHandler({ final: "J" }, ([how]) => {
     const { x, y, lines } = parts.buffers.active

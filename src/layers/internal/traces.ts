@@ -7,7 +7,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
 import { ancestorsOf, familyOf, pids, type Relatives, relativesOf, type Seen } from "./procfs.ts"
-import { bearersAmong } from "./runCookie.ts"
+import { bearersAmong, type KnownCookies } from "./runCookie.ts"
 import { makeSlices } from "./slices.ts"
 
 export interface Traces {
@@ -58,14 +58,16 @@ const makeShared = <Ask, A>(look: (asks: ReadonlyArray<Ask>) => Effect.Effect<A>
   })
 
 export const makeTraces: Effect.Effect<Traces> = Effect.gen(function* () {
-  const look = yield* makeShared((_: ReadonlyArray<null>) => census)
+  const look = yield* makeShared<null, ReadonlyArray<Relatives>>(() => census)
+  const known: KnownCookies = new Map()
   const bearers = yield* makeShared((asks: ReadonlyArray<string | null>) =>
     Effect.gen(function* () {
       const never = new Set([process.pid, ...ancestorsOf(process.pid)])
       const since = Math.min(...asks.map((token) => (token === null ? 0 : Number(token))))
       const all = yield* look(null)
       return yield* bearersAmong(
-        all.filter(({ pid, startToken }) => !never.has(pid) && Number(startToken) >= since)
+        all.filter(({ pid, startToken }) => !never.has(pid) && Number(startToken) >= since),
+        known
       )
     })
   )

@@ -13,6 +13,7 @@ import * as HookClients from "../../layers/HookClients.ts"
 import * as InstanceMark from "../../layers/InstanceMark.ts"
 import * as ProcessIdentity from "../../layers/ProcessIdentity.ts"
 import type { AgentEvent, AgentRunError, RunRequest } from "../../services/AgentDriver.ts"
+import * as Syscalls from "../../layers/Syscalls.ts"
 import { type Check, failed, leaseChecks, passed, trialCheck, warned } from "../../services/Doctor.ts"
 import type { Identity } from "../../services/ProcessIdentity.ts"
 import { attachAgain, overGateways } from "./comeBack.ts"
@@ -163,7 +164,9 @@ const gatewayChecks: Effect.Effect<
   )
 )
 
-const doctorLayer = Doctor.layer.pipe(Layer.provide(Layer.mergeAll(CodexBinary.layer, InstanceMark.layer)))
+const doctorLayer = Doctor.layer.pipe(
+  Layer.provide(Layer.mergeAll(CodexBinary.layer, InstanceMark.layer, Syscalls.layer))
+)
 
 export const runDoctor = Effect.gen(function* () {
   const local = yield* (yield* Doctor.Doctor).checks
