@@ -9,7 +9,6 @@ import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import { ControlClient } from "../src/layers/ControlClient.ts"
 import { ProviderUnavailable } from "../src/services/AppServerFailure.ts"
-import { rangeOf } from "../src/services/InstanceMark.ts"
 import { type Script, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
 import {
   ask,
@@ -25,6 +24,7 @@ import {
   startGateway,
   turn
 } from "./support/gateway.ts"
+import { serverRange } from "./support/leases.ts"
 
 const denied = "hook deny Bash: rm -rf treasure"
 const seconds = 90_000
@@ -39,10 +39,6 @@ const hideTreasure = (place: Place): string => {
 const shell = (cmd: string) => ({ fn: "exec_command", args: { cmd } }) as const
 const code = (cmd: string) =>
   ({ custom: "exec", input: `text(await tools.exec_command({cmd: ${JSON.stringify(cmd)}}))` }) as const
-
-/** The mark that a process carries. */
-const hardLocksOf = (pid: number): number =>
-  Number(/Max file locks\s+\S+\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/limits`, "utf8"))?.[1])
 
 const patchOf = (file: string) => `*** Begin Patch\n*** Add File: ${file}\n+hello\n*** End Patch\n`
 
@@ -309,16 +305,7 @@ describe("a governed Codex thread", () => {
           { custom: "exec", input: 'text(await tools.mcp__toy__pat({what: "x"}))' },
           { say: "done" }
         ])
-        const [events, status] = yield* ask(
-          place,
-          Effect.gen(function* () {
-            return [
-              yield* turn(place, { provider, prompt: "use the toy", model: codeModel }),
-              yield* (yield* ControlClient).Status()
-            ] as const
-          })
-        )
-        const appServer = status.leases[0]!.pid!
+        const events = yield* ask(place, turn(place, { provider, prompt: "use the toy", model: codeModel }))
         assert.deepStrictEqual(
           decisionsOf(events).map((line) => line.split(":")[0]),
           ["hook deny mcp__toy__poke", "hook allow mcp__toy__pat"]
@@ -329,7 +316,7 @@ describe("a governed Codex thread", () => {
         )
         const helper = fs.readFileSync(path.join(place.workspace, "helper.pid"), "utf8").trim()
         // The keeper's marks are its own, so what carries one is known by the app-server that does.
-        const range = rangeOf(hardLocksOf(appServer))
+        const range = yield* serverRange(place)
         assert.isTrue(marked(range).some((line) => line.startsWith(`${helper} `)))
         assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
         assert.deepStrictEqual(marked(range), [])
@@ -379,7 +366,6 @@ describe("a governed Codex thread", () => {
     Effect.gen(function* () {
       const place = yield* makePlace()
       yield* startGateway(place)
-      const { mark } = yield* status(place)
       const started = path.join(place.workspace, "started")
       const provider = yield* scripted("delegate", [
         {
@@ -397,6 +383,7 @@ describe("a governed Codex thread", () => {
       )
       assert.strictEqual(endOf(events), "completed")
       assert.isTrue(fs.existsSync(started), "the child's command ran, or this test shows nothing")
+      const mark = yield* serverRange(place)
       yield* eventually(
         "the child's command is gone",
         () => !marked(mark).some((line) => line.endsWith(" sleep"))
@@ -409,10 +396,10 @@ describe("a governed Codex thread", () => {
       const place = yield* makePlace()
       withToy(place, place.home)
       yield* startGateway(place)
-      const { mark } = yield* status(place)
       const provider = yield* scripted("be brief", [shell("true"), { say: "done" }])
       for (let i = 0; i < 3; i++) yield* ask(place, turn(place, { provider, prompt: "be brief" }))
       assert.isTrue(fs.existsSync(path.join(place.home, "helper.pid")), "the server was started")
+      const mark = yield* serverRange(place)
       const nodes = () => marked(mark).filter((line) => /MainThread|node/.test(line))
       yield* eventually("only the gateway is left of the Node processes", () => nodes().length === 1)
     })
@@ -424,7 +411,6 @@ describe("a governed Codex thread", () => {
       Effect.gen(function* () {
         const place = yield* makePlace()
         yield* startGateway(place)
-        const { mark } = yield* status(place)
         const log = path.join(place.workspace, "log")
         const long = "echo ran >> log; sleep 987"
         const provider = yield* scripted("cut short", [
@@ -463,6 +449,7 @@ describe("a governed Codex thread", () => {
         assert.strictEqual(endOf(events), "completed")
         assert.notStrictEqual(next, killed)
         assert.strictEqual(fs.readFileSync(log, "utf8"), "ran\n")
+        const mark = yield* serverRange(place)
         yield* eventually(
           "the command that was cut off is gone",
           () => !marked(mark).some((line) => line.endsWith(" sleep"))
