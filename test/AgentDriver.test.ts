@@ -308,7 +308,12 @@ describe("AgentDriver for Codex", () => {
           item: { type: "agentMessage", id: "m", text: "hi" }
         })
       )
-      assert.deepStrictEqual(yield* place.until("message"), { _tag: "message", threadId: "T", text: "hi" })
+      assert.deepStrictEqual(yield* place.until("message"), {
+        _tag: "message",
+        threadId: "T",
+        itemId: "m",
+        text: "hi"
+      })
       yield* Deferred.succeed(gate, undefined)
     })
   )

@@ -98,6 +98,21 @@ describe("BridgeStore on files", () => {
       }).pipe(Effect.provide(World))
     )
 
+    it.effect("leaves the record of a relay that the next gateway takes over, and that one replaces it", () =>
+      Effect.gen(function* () {
+        const [a, b] = [yield* gatewayA, yield* gatewayB]
+        const file = yield* Effect.scoped(a.publish(spec({ leaving: Effect.succeed(true) })))
+        assert.include(fs.readFileSync(file, "utf8"), "epoch=epoch-a\n")
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            yield* b.publish(spec({ generation: 2 }))
+            assert.include(fs.readFileSync(file, "utf8"), "epoch=epoch-b\n")
+          })
+        )
+        assert.deepStrictEqual(yield* listed, [])
+      }).pipe(Effect.provide(World))
+    )
+
     it.effect("keeps one path per relay, whatever gateway publishes it", () =>
       Effect.gen(function* () {
         const [a, b] = [yield* gatewayA, yield* gatewayB]

@@ -9,6 +9,7 @@ import { AppServerLost } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
 import { AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
 import { HookClients } from "../src/services/HookClients.ts"
+import { Keeper } from "../src/services/Keeper.ts"
 import { Policy } from "../src/services/Policy.ts"
 import { RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
@@ -32,6 +33,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),
+    Layer.mock(Keeper, { reconciled: [] }),
     layerEpoch()
   ])
 })

@@ -177,6 +177,19 @@ describe("ControlServer", () => {
   )
 
   it.live(
+    "a caller of a gateway that is stopped learns that it is lost, and not that somebody interrupted him",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const gateway = yield* startGateway(place)
+        const run = yield* busyRun(place, "stopped")
+        yield* gateway.end("SIGTERM")
+        assert.deepStrictEqual<unknown>((yield* run.ended).error, new GatewayLost({}))
+      }).pipe(Effect.provide(providerLayer), Effect.scoped),
+    seconds
+  )
+
+  it.live(
     "a gateway that is held up for 12 s costs nobody a turn, and one that is killed is a lost gateway",
     () =>
       Effect.gen(function* () {

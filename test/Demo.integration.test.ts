@@ -33,6 +33,9 @@ describe("holdfast demo", () => {
           /proof: 3 decisions are in the audit log, 1 of them a refusal/,
           /cost: each hook took \d+ ms, \d+ ms, \d+ ms as Codex measured it/,
           /it swept \d+: .*\bsleep\b/,
+          /proof: it runs on, still as pid \d+\n/,
+          /proof: its log counts from 1 to \d+ without a gap\n/,
+          /proof: after its stop 0 processes of it are left, proven by a scan\n/,
           /proof: 0 processes\n/,
           /proof: 0 bridge records and sockets\n/,
           /\nEvery step held\.\n$/

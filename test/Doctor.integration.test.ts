@@ -5,12 +5,16 @@ import * as Layer from "effect/Layer"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import * as path from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import { type Check, Doctor, layer } from "../src/layers/Doctor.ts"
 import { CodexBinary, CodexNotFound } from "../src/services/CodexBinary.ts"
-import { InstanceMark, MarkUnavailable } from "../src/services/InstanceMark.ts"
+import { makeWith } from "../src/layers/Syscalls.ts"
+import { InstanceMark, type Marked, MarkUnavailable } from "../src/services/InstanceMark.ts"
 import { resolvePaths, Settings } from "../src/services/Settings.ts"
+import { Syscalls } from "../src/services/Syscalls.ts"
 import { makeHome, type TestHome } from "./support/codex.ts"
 import { range } from "./support/InstanceMark.ts"
+import { identity, layer as layerIdentity } from "./support/ProcessIdentity.ts"
 
 interface Machine {
   readonly runtimeDir?: string
@@ -19,6 +23,8 @@ interface Machine {
   readonly connect?: string
   readonly tokenFile?: string
   readonly mark?: false
+  readonly marked?: ReadonlyArray<Marked>
+  readonly koffi?: false
 }
 
 const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine = {}) {
@@ -42,8 +48,13 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
     choose:
       machine.mark === false
         ? Effect.fail(new MarkUnavailable({ problem: "none" }))
-        : Effect.succeed(range(0))
+        : Effect.succeed(range(0)),
+    members: () => Effect.succeed(machine.marked ?? [])
   })
+  const syscalls = Layer.effect(
+    Syscalls,
+    makeWith(machine.koffi === false ? () => Promise.reject(new Error("gone")) : () => import("koffi"))
+  )
   const config = Layer.succeed(Settings, {
     ...settings,
     paths,
@@ -53,7 +64,7 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
   })
   return yield* Effect.provide(
     Effect.flatMap(Doctor, ({ checks }) => checks),
-    layer.pipe(Layer.provide(Layer.mergeAll(codex, mark, config)))
+    layer.pipe(Layer.provide(Layer.mergeAll(codex, mark, config, syscalls, layerIdentity())))
   )
 })
 
@@ -68,7 +79,11 @@ const allOk: Readonly<Record<string, Check["status"]>> = {
   "runtime directory": "ok",
   "bridge directory": "ok",
   "socket paths": "ok",
-  "instance mark": "ok"
+  "instance mark": "ok",
+  "marked processes": "ok",
+  "system calls": "ok",
+  cgroup: "ok",
+  terminals: "ok"
 }
 
 const detailOf = (checks: ReadonlyArray<Check>, what: string) =>
@@ -208,5 +223,60 @@ describe("Doctor", () => {
       const checks = yield* checksOf(yield* makeHome, { mark: false })
       assert.deepStrictEqual(statusOf(checks), { ...allOk, "instance mark": "warn" })
     })
+  )
+
+  it.live("says what is done instead where koffi does not load", () =>
+    Effect.gen(function* () {
+      const checks = yield* checksOf(yield* makeHome, { koffi: false })
+      assert.deepStrictEqual(statusOf(checks), { ...allOk, "system calls": "warn" })
+      assert.match(
+        detailOf(checks, "system calls"),
+        /no subreaper \(koffi does not load: gone\): orphans go to init/
+      )
+    })
+  )
+
+  it.live(
+    "names who carries a mark of a dead gateway or of nobody, and not whom a living one vouches for",
+    () =>
+      Effect.gen(function* () {
+        const home = yield* makeHome
+        const marked = (pid: number, index: number) => ({
+          identity: identity(pid),
+          mark: range(index).low + 1,
+          command: "sleep"
+        })
+        const look = (...members: ReadonlyArray<Marked>) =>
+          Effect.map(checksOf(home, { marked: members }), (checks) => {
+            const { status, detail } = checks.find(({ what }) => what === "marked processes")!
+            return [status, detail.split(":")[0], ...(detail.match(/\d+ \(sleep/g) ?? [])]
+          })
+        const before = yield* look(marked(10, 0))
+        const database = new DatabaseSync(path.join(home.home, "state", "holdfast.db"))
+        database.exec(
+          "CREATE TABLE epochs (boot_id, pid_namespace, pid, start_token, mark_low, mark_high, ended_at, swept_at)"
+        )
+        for (const [index, pid] of [1000, 77].entries()) {
+          const { bootId, pidNamespace, startToken } = identity(pid)
+          database
+            .prepare("INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)")
+            .run(bootId, pidNamespace, pid, startToken, range(index).low, range(index).high)
+        }
+        database.close()
+        assert.deepStrictEqual(
+          {
+            before,
+            living: yield* look(marked(10, 0)),
+            dead: yield* look(marked(10, 0), marked(11, 1)),
+            nobodys: yield* look(marked(10, 0), marked(12, 2))
+          },
+          {
+            before: ["warn", "their mark is of no gateway of this state directory", "10 (sleep"],
+            living: ["ok", "1, and a living gateway vouches for each"],
+            dead: ["warn", "left by a gateway that is gone", "11 (sleep"],
+            nobodys: ["warn", "their mark is of no gateway of this state directory", "12 (sleep"]
+          }
+        )
+      })
   )
 })

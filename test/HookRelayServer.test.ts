@@ -398,6 +398,19 @@ describe("HookRelayServer", () => {
     })
   )
 
+  it.effect("drops what waits without an answer where the next gateway takes the relay over", () =>
+    Effect.gen(function* () {
+      const { close, relays, socketPath } = yield* opened
+      relays.put({ relayId: "r", generation: 3, token: "t0ken", leaving: true })
+      const started = yield* Deferred.make<void>()
+      relays.decideWith(() => Effect.andThen(Deferred.succeed(started, undefined), Effect.never))
+      const waiting = yield* Effect.forkChild(send(socketPath), { startImmediately: true })
+      yield* Deferred.await(started)
+      yield* close
+      assert.strictEqual((yield* Fiber.join(waiting)).status, 0)
+    })
+  )
+
   it.effect("opens in a directory and a socket that are its user's alone", () =>
     Effect.gen(function* () {
       const { home, socketPath } = yield* opened

@@ -26,6 +26,7 @@ import {
 import { Settings } from "../src/services/Settings.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
 import { FakeBridgeStore, layer as bridgeLayer } from "./support/BridgeStore.ts"
+import { entry } from "./support/AuditLog.ts"
 import { layer as epochLayer } from "./support/Epoch.ts"
 
 const bash = (command: string): ToolCall => ({
@@ -392,6 +393,77 @@ describe("RelayRegistry", () => {
         })
       )
       assert.deepStrictEqual(rows, ["hook deny slow"])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("where the next gateway takes the relay over, such a hook leaves none: it is decided there", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec({ leaving: Effect.succeed(true) }))
+      assert.match(relay.commands.pre_tool_use!, / 'closed' '29000' 'wait' /)
+      const { rows } = yield* recorded(
+        Effect.gen(function* () {
+          const deciding = yield* Effect.forkChild(relay.decide(event("slow", bash("think")), "hook"), {
+            startImmediately: true
+          })
+          yield* Fiber.interrupt(deciding)
+        })
+      )
+      assert.deepStrictEqual(rows, [])
+    }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect(
+    "what hooks decided before a restart answers approvals after it, once each, and only if it is told exactly",
+    () =>
+      Effect.gen(function* () {
+        const relay = yield* (yield* RelayRegistry).register(spec())
+        const before = (callId: string, subject: string, over: Partial<AuditRow> = {}): AuditRow => ({
+          ...entry,
+          seq: 1,
+          at: 0,
+          callId,
+          subject,
+          ...over
+        })
+        yield* relay.inherit([
+          before("a", "touch a"),
+          before("b", "rm b", { verdict: "deny" }),
+          before("c", "old", { verdict: "rewrite" }),
+          before("d", "touch d", { source: "approval" }),
+          before("e", "paths of a patch", { tool: "apply_patch" })
+        ])
+        const { result, rows } = yield* recorded(
+          Effect.forEach(
+            [
+              approval("a", bash("touch a")),
+              approval("b", bash("rm b")),
+              approval("e", { ...patch, paths: [] }),
+              approval("a", bash("touch a")),
+              approval("c", bash("new")),
+              approval("d", bash("touch d"))
+            ],
+            (call) =>
+              Effect.map(
+                relay.approve(call),
+                ({ decision, fromHook }) => `${decision.verdict._tag} ${fromHook}`
+              )
+          )
+        )
+        assert.deepStrictEqual(
+          [result, rows],
+          [
+            ["allow true", "deny true", "allow true", "allow false", "allow false", "allow false"],
+            ["approval allow a", "approval allow c", "approval allow d"]
+          ]
+        )
+      }).pipe(Effect.provide(Relays()), Effect.scoped)
+  )
+
+  it.effect("a patch that nobody has seen is denied, whatever the policies would say", () =>
+    Effect.gen(function* () {
+      const relay = yield* (yield* RelayRegistry).register(spec())
+      const { result, rows } = yield* recorded(relay.approve(approval("p", { ...patch, paths: [] })))
+      assert.deepStrictEqual([result.decision.verdict._tag, rows], ["deny", ["incident deny p"]])
     }).pipe(Effect.provide(Relays()), Effect.scoped)
   )
 

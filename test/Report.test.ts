@@ -60,7 +60,8 @@ describe("Report", () => {
         relayId: evil,
         generation: 1,
         model: evil,
-        hooks: 1
+        hooks: 1,
+        outlives: false
       })!,
       Report.agentEvent({
         _tag: "resumed",
@@ -96,7 +97,10 @@ describe("Report", () => {
       Report.agentEvent({ ...command, command: evil, status: evil, output: "" })!
     ]
     for (const text of texts) assert.deepStrictEqual([drawn(text), text.split("\n").length], [[], 1], text)
-    assert.deepStrictEqual(drawn(Report.agentEvent({ _tag: "message", threadId: "t", text: evil })!), [])
+    assert.deepStrictEqual(
+      drawn(Report.agentEvent({ _tag: "message", threadId: "t", itemId: "m", text: evil })!),
+      []
+    )
   })
 
   it("columns line up", () => {
@@ -310,7 +314,8 @@ describe("Report", () => {
       relayId: "r",
       generation: 1,
       model: null,
-      hooks: 1
+      hooks: 1,
+      outlives: false
     }
     assert.deepStrictEqual(
       [null, "run-a"].map((spawnedBy) => Report.agentEvent({ ...governed, spawnedBy })),

@@ -66,7 +66,12 @@ describe("Settings", () => {
       logLevel: "info"
     })
     assert.deepStrictEqual(
-      { ...paths, controlSocket: "", hookSocket: paths.hookSocket("01JC0000000000ABCDEFGHIJKL") },
+      {
+        ...paths,
+        controlSocket: "",
+        hookSocket: paths.hookSocket("01JC0000000000ABCDEFGHIJKL"),
+        codexSocket: paths.codexSocket("NAME").replace(/-[0-9a-f]{8}-/, "-INSTANCE-")
+      },
       {
         state: "/home/u/.local/state/holdfast",
         runtime: "/tmp/holdfast-1000",
@@ -74,7 +79,8 @@ describe("Settings", () => {
         config: configPath,
         database: "/home/u/.local/state/holdfast/holdfast.db",
         controlSocket: "",
-        hookSocket: "/tmp/holdfast-1000/hooks-ABCDEFGHIJKL.sock"
+        hookSocket: "/tmp/holdfast-1000/hooks-ABCDEFGHIJKL.sock",
+        codexSocket: "/tmp/holdfast-1000/codex-INSTANCE-NAME.sock"
       }
     )
   })

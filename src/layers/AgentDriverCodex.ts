@@ -4,6 +4,9 @@
  * Finalizers run in the reverse order: the turn is interrupted if it still runs, what it left in the background is
  * terminated, then the thread, the borrow and the relay are given back. A run that asked for it survives the loss of the
  * app-server once: on the next generation, on the same thread and relay, behind a fence around what was already decided.
+ *
+ * On an app-server that outlives its gateway a turn is in a ledger before it starts. A gateway that leaves stops nothing of
+ * it; the next one takes it up before it accepts work, and keeps it for its caller to come back.
  */
 import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
@@ -11,7 +14,6 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as crypto from "node:crypto"
@@ -28,22 +30,30 @@ import {
   ThreadInUse,
   TurnTimeout
 } from "../services/AgentDriver.ts"
-import { AppServerFailure, type AppServerLost, isRetryable } from "../services/AppServerFailure.ts"
+import type { AppServerLost } from "../services/AppServerFailure.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
 import type { AppServerConnection } from "../services/AppServerProcess.ts"
 import { AccountResult } from "../services/AppServerProtocol.ts"
+import { AuditLog } from "../services/AuditLog.ts"
 import { checkOverrides } from "../services/CodexGovernance.ts"
 import { Epoch } from "../services/Epoch.ts"
+import { Handover } from "../services/Keeper.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
-import { InstanceMark } from "../services/InstanceMark.ts"
+import { InstanceMark, type MarkRange } from "../services/InstanceMark.ts"
+import { PtySupervisor } from "../services/PtySupervisor.ts"
 import { RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { ThreadStore } from "../services/ThreadStore.ts"
+import { TurnStore } from "../services/TurnStore.ts"
+import { failedAt, isAgentRunError } from "./internal/agentFailure.ts"
 import { openThread } from "./internal/codexOpen.ts"
+import { takeUpTurn } from "./internal/codexRecover.ts"
 import { cleanThread, cleanupTimeoutMs, interruptTurn } from "./internal/codexStop.ts"
 import { parseOverrides } from "./internal/codexThread.ts"
 import { nothingSeen, runTurn, type Seen } from "./internal/codexTurn.ts"
 import { makeThreadEnder } from "./internal/threadProcesses.ts"
+import { type Keeping, noteTurn } from "./internal/turnLedger.ts"
+import { makeTurnsLeft } from "./internal/turnsLeft.ts"
 
 export * from "../services/AgentDriver.ts"
 
@@ -58,40 +68,39 @@ const afterLossPrompt =
   "may have been cut off, and may have had effects without you seeing their results. Check what they changed instead of " +
   "repeating them, then go on with the task."
 
-const isFailure = Schema.is(AppServerFailure)
-const isAgentRunError = Schema.is(AgentRunError)
+const never = Effect.succeed(false)
 
-const failedAt =
-  (stage: RunFailed["stage"]) =>
-  (error: { readonly _tag: string; readonly message: string }): RunFailed => {
-    const failure = isFailure(error) ? error : null
-    return new RunFailed({
-      stage,
-      detail: error.message,
-      failure,
-      retryable: failure === null ? error._tag === "ThreadInUse" : isRetryable(failure)
-    })
-  }
-
-export const make = Effect.gen(function* () {
+const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
   const settings = yield* Settings
   const registry = yield* RelayRegistry
   const lease = yield* AppServerLease
   const threads = yield* ThreadStore
   const marks = yield* InstanceMark
   const { mark } = (yield* Epoch).current
-  const endProcesses = yield* makeThreadEnder(marks, mark)
+  /** Of app-servers that are runs, one for each borrow: what they start is not under this gateway's mark. */
+  const ranges: Array<MarkRange> = []
+  const endProcesses = yield* makeThreadEnder(
+    {
+      members: (own) =>
+        Effect.map(
+          Effect.forEach(
+            [...new Map([own, ...ranges].map((range) => [range.high, range])).values()],
+            marks.members
+          ),
+          (found) => found.flat()
+        )
+    },
+    mark
+  )
   /** Threads that belong to a run now. Codex has one subscription and one turn a thread, so a second run would break both. */
   const inUse = new Set<string>()
   /** Runs that may be a parent. Each has a live relay, so there are at most `maxRelays`. */
   const active = new Map<string, ActiveTurn>()
 
-  const activate = (runId: string, { spawnedBy, cwd, prompt }: RunRequest) =>
+  const activate = (turn: ActiveTurn) =>
     Effect.acquireRelease(
-      Effect.map(Clock.currentTimeMillis, (startedAt) =>
-        active.set(runId, { runId, spawnedBy, cwd, prompt: prompt.slice(0, maxListedPrompt), startedAt })
-      ),
-      () => Effect.sync(() => active.delete(runId))
+      Effect.sync(() => active.set(turn.runId, turn)),
+      () => Effect.sync(() => active.delete(turn.runId))
     )
 
   const claim = (threadId: string) =>
@@ -104,6 +113,21 @@ export const make = Effect.gen(function* () {
       () => Effect.sync(() => inUse.delete(threadId))
     )
 
+  const rangeOf = ({ mark: range }: AppServerConnection) =>
+    range === null
+      ? Effect.void
+      : Effect.acquireRelease(
+          Effect.sync(() => void ranges.push(range)),
+          () => Effect.sync(() => void ranges.splice(ranges.indexOf(range), 1))
+        )
+
+  /** Whether what runs on it is left to the next gateway, asked as something ends. */
+  const leavingOn = ({ runId }: AppServerConnection): Effect.Effect<boolean> =>
+    keeping === null || runId === null ? never : keeping.leaving
+  /** A hook may wait for the next gateway. */
+  const relayLeaves =
+    keeping === null || settings.appServer.connect !== null ? {} : { leaving: keeping.leaving }
+
   const openRelay = Effect.fnUntraced(function* (runId: string, request: RunRequest) {
     const known =
       request.thread._tag === "resume" ? yield* threads.find(request.thread.threadId) : Option.none()
@@ -113,6 +137,7 @@ export const make = Effect.gen(function* () {
       spawnedBy: request.spawnedBy,
       sessionId: request.thread._tag === "resume" ? request.thread.threadId : null,
       allowedEvents: governedEvents,
+      ...relayLeaves,
       ...Option.match(known, {
         onNone: () => ({}),
         onSome: ({ relayId, generation }) => ({ relayId, generation: generation + 1 })
@@ -161,17 +186,19 @@ export const make = Effect.gen(function* () {
         Effect.mapError(Scope.provide(claim(threadId), ofRun), failedAt("thread"))
       if (request.thread._tag === "resume") yield* claimForRun(request.thread.threadId)
       const relay = yield* Effect.mapError(openRelay(runId, request), failedAt("relay"))
-      yield* activate(runId, request)
+      const startedAt = yield* Clock.currentTimeMillis
+      const { cwd } = request
+      const prompt = request.prompt.slice(0, maxListedPrompt)
+      yield* activate({ runId, spawnedBy, cwd, prompt, startedAt })
       yield* Queue.take(relay.rows).pipe(
         Effect.flatMap((row) => emit({ _tag: "verdict", row })),
         Effect.forever,
         Effect.forkScoped
       )
 
-      const borrow = Effect.mapError(
-        lease.borrow({ runId, spawnedBy, ...(startTimeoutMs === null ? {} : { timeoutMs: startTimeoutMs }) }),
-        failedAt("app-server")
-      )
+      const borrow = lease
+        .borrow({ runId, spawnedBy, ...(startTimeoutMs === null ? {} : { timeoutMs: startTimeoutMs }) })
+        .pipe(Effect.mapError(failedAt("app-server")), Effect.tap(rangeOf))
       const open = (server: AppServerConnection, thread: ThreadChoice) =>
         openThread({
           server,
@@ -180,7 +207,8 @@ export const make = Effect.gen(function* () {
           codexHome: settings.codex.home,
           cwd: request.cwd,
           thread,
-          checked
+          checked,
+          leaving: leavingOn(server)
         }).pipe(
           Effect.catchIf(
             (error) => error._tag !== "HooksUnverified" && error._tag !== "ThreadUnverified",
@@ -199,8 +227,20 @@ export const make = Effect.gen(function* () {
         const now = Number((yield* Clock.currentTimeNanos) / 1_000_000n)
         deadline ??= now + timeoutMs
         const limits = settings.turn
+        const leaving = leavingOn(server)
+        const record = yield* noteTurn(keeping, server, {
+          runId,
+          threadId,
+          relayId: relay.relayId,
+          generation: relay.generation,
+          spawnedBy,
+          cwd: request.cwd,
+          terms: { ...checked, commands: relay.commands, hookTimeoutMs: settings.hook.timeoutMs },
+          leftMs: deadline - now
+        })
+        const start = { _tag: "prompt", prompt, begun: record } as const
         return yield* Effect.scoped(
-          runTurn({ server, relay, threadId, prompt, emit, inUse, seen, limits, endProcesses }).pipe(
+          runTurn({ server, relay, threadId, start, leaving, emit, inUse, seen, limits, endProcesses }).pipe(
             Effect.timeoutOrElse({
               duration: Math.max(0, deadline - now),
               orElse: () => Effect.fail(new TurnTimeout({ timeoutMs }))
@@ -220,7 +260,8 @@ export const make = Effect.gen(function* () {
           threads.remember({ threadId, relayId, generation, cwd: request.cwd }),
           failedAt("record")
         )
-        yield* emit({ _tag: "governed", runId, spawnedBy, relayId, generation, ...thread })
+        const outlives = keeping !== null && server.runId !== null
+        yield* emit({ _tag: "governed", runId, spawnedBy, relayId, generation, outlives, ...thread })
         if (checked.config["model_provider"] === undefined)
           yield* Effect.ignore(noticeMissingLogin(server, emit))
         seen.turns.set(threadId, null)
@@ -270,11 +311,67 @@ export const make = Effect.gen(function* () {
       yield* Queue.end(queue)
     })
 
+  const { attach } = yield* makeTurnsLeft(
+    keeping?.left ?? [],
+    (record, emit, taken) =>
+      keeping === null
+        ? Effect.void
+        : takeUpTurn(
+            {
+              keeping,
+              registry,
+              threads,
+              settings,
+              claim,
+              activate,
+              inUse,
+              endProcesses,
+              leavingOn,
+              borrow: (borrower) => Effect.tap(lease.borrow(borrower), rangeOf),
+              relayTerms: { allowedEvents: governedEvents, ...relayLeaves }
+            },
+            record,
+            emit,
+            taken
+          ),
+    settings.lease.handshakeTimeoutMs
+  )
+
   return AgentDriver.of({
     run: (request) =>
       Stream.callback<AgentEvent, AgentRunError>((queue) => run(request, queue), { bufferSize: eventBuffer }),
+    attach,
     active: Effect.sync(() => [...active.values()])
   })
 })
 
+/** Turns end with their stream. */
+export const make = makeWith(null)
+
+/** Turns on an app-server that is a run outlive their gateway. */
+const makeKept = Effect.gen(function* () {
+  const store = yield* TurnStore
+  const supervisor = yield* PtySupervisor
+  const audit = yield* AuditLog
+  const leaving = yield* Handover
+  return yield* makeWith({
+    note: store.note,
+    forget: store.forget,
+    leaving,
+    left: yield* store.all,
+    runs: (serverRun) =>
+      supervisor.find(serverRun).pipe(
+        Effect.map(({ state }) => state === "Running"),
+        Effect.catchTags({
+          RunNotFound: () => Effect.succeed(false),
+          RunAmbiguous: () => Effect.succeed(false),
+          KeeperUnavailable: ({ message }) => Effect.as(Effect.logWarning(message), false)
+        })
+      ),
+    audit
+  })
+})
+
 export const layer = Layer.effect(AgentDriver, make)
+
+export const layerKept = Layer.effect(AgentDriver, makeKept)

@@ -91,9 +91,9 @@ export const make = Effect.gen(function* () {
       .digest("hex")
   )
 
-  const startChild = (generation: number, child: Child, self: Actor.Self<LeaseEvent>) =>
+  const startChild = (key: string, generation: number, child: Child, self: Actor.Self<LeaseEvent>) =>
     Effect.gen(function* () {
-      const exit = yield* Effect.exit(Scope.provide(start(generation), child.scope))
+      const exit = yield* Effect.exit(Scope.provide(start(generation, key), child.scope))
       const at = yield* Clock.currentTimeMillis
       if (Exit.isSuccess(exit)) {
         const connection = exit.value
@@ -178,7 +178,7 @@ export const make = Effect.gen(function* () {
             lastGeneration = Math.max(lastGeneration, action.generation)
             const child: Child = { scope: yield* Scope.fork(self.scope), starting: null, connection: null }
             children.set(action.generation, child)
-            child.starting = yield* Effect.forkIn(startChild(action.generation, child, self), self.scope)
+            child.starting = yield* Effect.forkIn(startChild(key, action.generation, child, self), self.scope)
           })
         case "Stop":
           return Effect.asVoid(Effect.forkIn(stopChild(action.generation, self), self.scope))

@@ -1,11 +1,12 @@
 /**
- * AppServerProcess, live: the native codex as a child with a scrubbed environment and a mark of its own, or one that runs
- * already, reached over its socket; either past its handshake and watched for as long as the scope.
+ * AppServerProcess, live: the native codex with a scrubbed environment and a mark of its own, as a child or as a run that a
+ * supervisor holds, or one that runs already, reached over its socket; past its handshake and watched for as long as the scope.
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -20,22 +21,27 @@ import { InitializeResult } from "../services/AppServerProtocol.ts"
 import { CodexAuth, refreshDeadlineMs, TokenRefreshFailed } from "../services/CodexAuth.ts"
 import { CodexBinary, CodexTooOld, isOlder, minimumVersion, parseVersion } from "../services/CodexBinary.ts"
 import { Epoch } from "../services/Epoch.ts"
+import { Handover } from "../services/Keeper.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
+import { PtySupervisor } from "../services/PtySupervisor.ts"
+import { RunLog } from "../services/RunLog.ts"
 import { Settings } from "../services/Settings.ts"
-import { launch } from "./internal/appServerChild.ts"
+import { Syscalls } from "../services/Syscalls.ts"
+import { type Child, launch } from "./internal/appServerChild.ts"
 import { open, type Transport } from "./internal/appServerConnection.ts"
+import { drawName, endUnclaimed, launchRun } from "./internal/appServerRun.ts"
 import { dial, shownAddress } from "./internal/appServerSocket.ts"
 import { lostNow } from "./internal/connectionEnd.ts"
+import { lastLine } from "./internal/lastWords.ts"
 import { passed } from "./internal/passedVariables.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { checkSocketPath } from "./internal/unixSocket.ts"
 
 export * from "../services/AppServerProcess.ts"
 
 /** Codex asks the network for plugins, apps, analytics and updates at start unless told not to. */
 const launchArguments = [
   "app-server",
-  "--listen",
-  "stdio://",
   "-c",
   "features.plugins=false",
   "-c",
@@ -65,7 +71,7 @@ const decodeRefresh = Schema.decodeUnknownEffect(
 )
 
 /** What a connection is opened on, however it was come by. */
-interface Reached extends Pick<AppServerConnection, "origin" | "pid" | "gone"> {
+interface Reached extends Pick<AppServerConnection, "origin" | "pid" | "runId" | "mark" | "gone"> {
   /** The program or the address, for messages. */
   readonly name: string
   readonly transport: Transport
@@ -75,11 +81,22 @@ interface Reached extends Pick<AppServerConnection, "origin" | "pid" | "gone"> {
   readonly poison: Effect.Effect<PoisonReason>
 }
 
-export const make = Effect.gen(function* () {
+/** What is to be spawned, with the program found and its directories there. */
+interface Launch {
+  readonly program: string
+  readonly env: Readonly<Record<string, string>>
+  readonly key: string
+  readonly poisonedBy: Effect.Effect<PoisonReason | null>
+}
+
+type Spawned = Omit<Reached, "origin" | "name" | "poison"> & Pick<Child, "exited" | "stopped">
+
+const makeWith = Effect.fnUntraced(function* (
+  spawn: (launch: Launch) => Effect.Effect<Spawned, AppServerUnavailable, Scope.Scope>
+) {
   const { appServer, codex, environment, lease } = yield* Settings
   const binary = yield* CodexBinary
-  const epoch = yield* Epoch
-  const marks = yield* InstanceMark
+  const { current } = yield* Epoch
   const auth = yield* CodexAuth
   const env = passed(environment, ["TERM", ...codex.passEnv])
 
@@ -90,6 +107,7 @@ export const make = Effect.gen(function* () {
 
   const spawned = Effect.fnUntraced(function* (
     generation: number,
+    key: string,
     poisonedBy: Effect.Effect<PoisonReason | null>
   ) {
     const program = yield* Effect.mapError(
@@ -103,33 +121,10 @@ export const make = Effect.gen(function* () {
       ),
       (error) => new AppServerUnavailable({ stage: "spawn", problem: error.message })
     )
-    // Claimed before the child and so given back after its sweep.
-    const mark = yield* epoch.claimMark
-    const child = yield* launch({
-      program,
-      args: launchArguments,
-      cwd: codex.home,
-      env: { ...childEnv, [cookieVariable]: `${epoch.current.epoch}.${generation}` },
-      mark,
-      lease,
-      poisonedBy,
-      sweep: marks.sweep
-    })
-    const { pid, transport, stderrTail, cpuTimeMs, gone } = child
-    const poison = Effect.raceFirst(
-      child.exited,
-      Effect.as(child.stopped, { _tag: "stopped" } satisfies PoisonReason)
-    )
-    return {
-      origin: "spawned",
-      name: program,
-      pid,
-      transport,
-      stderrTail,
-      cpuTimeMs,
-      gone,
-      poison
-    } satisfies Reached
+    const env = { ...childEnv, [cookieVariable]: `${current.epoch}.${generation}` }
+    const { exited, stopped, ...server } = yield* spawn({ program, env, key, poisonedBy })
+    const poison = Effect.raceFirst(exited, Effect.as(stopped, { _tag: "stopped" } satisfies PoisonReason))
+    return { ...server, origin: "spawned", name: program, poison } satisfies Reached
   })
 
   const adopted = Effect.fnUntraced(function* (address: string) {
@@ -141,6 +136,8 @@ export const make = Effect.gen(function* () {
       origin: "adopted",
       name: shownAddress(address),
       pid: null,
+      runId: null,
+      mark: null,
       transport,
       stderrTail: () => "",
       cpuTimeMs: () => null,
@@ -168,12 +165,13 @@ export const make = Effect.gen(function* () {
     }
   })
 
-  const start = Effect.fn("AppServerProcess.start")(function* (generation: number) {
+  const start = Effect.fn("AppServerProcess.start")(function* (generation: number, key: string) {
     let poisonAtEnd: PoisonReason | null = null
     const server: Reached =
       appServer.connect === null
         ? yield* spawned(
             generation,
+            key,
             Effect.sync(() => poisonAtEnd)
           )
         : yield* adopted(appServer.connect)
@@ -238,13 +236,17 @@ export const make = Effect.gen(function* () {
       connection.notify("initialized"),
       (error) => new AppServerUnavailable({ stage: "handshake", problem: error.message })
     )
-    const { origin, pid, gone } = server
-    yield* Effect.logInfo("app-server up").pipe(Effect.annotateLogs({ generation, origin, pid, version }))
+    const { origin, pid, runId, mark, gone } = server
+    yield* Effect.logInfo("app-server up").pipe(
+      Effect.annotateLogs({ generation, origin, pid, run: runId, version })
+    )
     const { request, thread, lost, retire } = connection
     return {
       generation,
       origin,
       pid,
+      runId,
+      mark,
       version,
       request,
       thread,
@@ -256,16 +258,67 @@ export const make = Effect.gen(function* () {
   return AppServerProcess.of({ start })
 })
 
+/** A child on pipes, which ends with this process. */
+export const make = Effect.gen(function* () {
+  const { codex, lease } = yield* Settings
+  const epoch = yield* Epoch
+  const marks = yield* InstanceMark
+  return yield* makeWith(
+    Effect.fnUntraced(function* ({ program, env, poisonedBy }: Launch) {
+      // Claimed before the child and so given back after its sweep.
+      const mark = yield* epoch.claimMark
+      const child = yield* launch({
+        program,
+        args: [...launchArguments, "--listen", "stdio://"],
+        cwd: codex.home,
+        env,
+        mark,
+        lease,
+        poisonedBy,
+        sweep: marks.sweep
+      })
+      return { ...child, runId: null, mark: null }
+    })
+  )
+})
+
+/** A run on a Unix socket: with a keeper behind the supervisor it outlives this process, and the next one takes it over. */
+const makeKept = Effect.gen(function* () {
+  const { codex, lease, mark, paths } = yield* Settings
+  const runs = yield* PtySupervisor
+  const log = yield* RunLog
+  const calls = (yield* Syscalls).table
+  const leaving = yield* Handover
+  const hands = { runs, log, calls, leaving, known: new Set<string>() }
+  yield* Effect.forkScoped(Effect.andThen(Effect.sleep(lease.idleGraceMs), endUnclaimed(hands)))
+  return yield* makeWith(
+    Effect.fnUntraced(function* (wanted: Launch) {
+      yield* Effect.mapError(
+        Effect.andThen(checkSocketPath(paths.codexSocket(drawName())), ensurePrivateDirectory(paths.runtime)),
+        ({ message }) => new AppServerUnavailable({ stage: "spawn", problem: message })
+      )
+      return yield* launchRun(hands, {
+        ...wanted,
+        args: launchArguments,
+        cwd: codex.home,
+        socketPath: paths.codexSocket,
+        lease,
+        sweepTimeoutMs: mark.sweepTimeoutMs
+      })
+    })
+  )
+})
+
 export const layer = Layer.effect(AppServerProcess, make)
+
+export const layerKept = Layer.effect(AppServerProcess, makeKept)
 
 const beforeItAnswered = (
   { reason, stderrTail }: AppServerLost,
   origin: AppServerConnection["origin"]
 ): string => {
   const what = `${describePoison(reason)} before it answered.`
-  return origin === "adopted"
-    ? what
-    : `${what} Its last words: ${stderrTail.trim().split("\n").at(-1) || "none"}`
+  return origin === "adopted" ? what : `${what} Its last words: ${lastLine(stderrTail)}`
 }
 
 const isSameDirectory = (one: string, other: string): boolean => {

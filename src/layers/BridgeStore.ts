@@ -227,7 +227,11 @@ export const make = Effect.gen(function* () {
     }
     const key = unwritableKey(record)
     if (key !== null) return yield* new BridgeWriteError({ path, key, cause: "no plain value" })
-    yield* Effect.acquireRelease(write(path, record), () => remove(path, record))
+    yield* Effect.acquireRelease(write(path, record), () =>
+      Effect.flatMap(spec.leaving ?? Effect.succeed(false), (leaving) =>
+        leaving ? Effect.sync(() => hold(path, -1)) : remove(path, record)
+      )
+    )
     yield* Effect.forkScoped(renewals(path, record))
     if (isPruneDue(prunedAt, now)) {
       prunedAt = now

@@ -9,6 +9,7 @@ import { AuditLog, type AuditRow } from "../services/AuditLog.ts"
 import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
+import { Keeper } from "../services/Keeper.ts"
 import { Policy } from "../services/Policy.ts"
 import { RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings, version } from "../services/Settings.ts"
@@ -28,6 +29,7 @@ export const make = Effect.gen(function* () {
   const clients = yield* HookClients
   const driver = yield* AgentDriver
   const tree = yield* SupervisionTree
+  const keeper = yield* Keeper
   const shutdown = yield* Shutdown
 
   return Control.of({
@@ -45,13 +47,20 @@ export const make = Effect.gen(function* () {
           mark: current.mark,
           unmarked,
           swept,
+          keeper: yield* keeper.info,
+          reconciled: keeper.reconciled,
           policies: policy.loaded,
           hookClient: clients.best.kind,
           relays: (yield* registry.list).length,
           leases: yield* lease.list
         }
       }),
-    Tree: () => tree.snapshot,
+    Tree: () =>
+      Effect.map(Effect.all([tree.snapshot, keeper.tree]), ([own, kept]) => [
+        ...own,
+        ...kept.map((node) => ({ ...node, supervisor: `keeper: ${node.supervisor}` }))
+      ]),
+    Reap: (options) => Effect.mapError(keeper.reap(options), refused),
     Relays: () => registry.list,
     Leases: () => lease.list,
     ResetLeases: () => Effect.map(lease.reset, (closed) => ({ closed })),
@@ -99,6 +108,7 @@ export const make = Effect.gen(function* () {
         })
       ),
     RunCodex: (request) => driver.run(request),
+    AttachCodex: ({ runId }) => driver.attach(runId),
     // Ending at once would close the socket under the answer.
     Down: () =>
       Stream.succeed({ owner: current.owner }).pipe(

@@ -17,8 +17,11 @@ import {
   warned
 } from "../services/Doctor.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
+import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
+import { Syscalls } from "../services/Syscalls.ts"
 import { shownAddress } from "./internal/appServerSocket.ts"
+import { cgroupCheck, marksCheck, syscallsCheck, terminalCheck } from "./internal/containmentChecks.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/Doctor.ts"
@@ -113,6 +116,8 @@ export const make = Effect.gen(function* () {
   const { appServer, codex, environment, paths } = yield* Settings
   const binary = yield* CodexBinary
   const mark = yield* InstanceMark
+  const identities = yield* ProcessIdentity
+  const { table } = yield* Syscalls
 
   const codexCheck: Effect.Effect<Check> = Effect.gen(function* () {
     const file = yield* binary.path
@@ -172,7 +177,11 @@ export const make = Effect.gen(function* () {
         directoryCheck("runtime directory", paths.runtime),
         directoryCheck("bridge directory", paths.bridges),
         socketCheck,
-        markCheck
+        markCheck,
+        marksCheck(paths.database, mark, identities),
+        Effect.map(table, syscallsCheck),
+        cgroupCheck,
+        terminalCheck
       ]),
       appServerChecks,
       (always, configured) => [...always, ...configured]

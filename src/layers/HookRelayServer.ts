@@ -207,6 +207,21 @@ export const make = Effect.gen(function* () {
     if (typeof relayId !== "string" || typeof generation !== "string")
       return yield* Effect.fail<Refusal>("forbidden")
     const first = yield* currentEntry(relayId, generation, event)
+    return yield* answerFor(request, event, first).pipe(
+      // Dropped without an answer, it asks the next gateway.
+      Effect.onInterrupt(() =>
+        Effect.flatMap(first.entry.leaving, (leaving) =>
+          Effect.sync(() => leaving && request.socket.destroy())
+        )
+      )
+    )
+  })
+
+  const answerFor = Effect.fnUntraced(function* (
+    request: Http.IncomingMessage,
+    event: HookEventName,
+    first: Effect.Success<ReturnType<typeof currentEntry>>
+  ) {
     const { entry, hookEvent } = yield* (
       isBearer(request.headers.authorization, first.entry)
         ? admitted(request, event, first)

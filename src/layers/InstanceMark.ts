@@ -1,14 +1,16 @@
 /**
  * InstanceMark, live on Linux: RLIMIT_LOCKS through prlimit(1) of util-linux, members and counters from /proc.
  *
- * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Elsewhere there is
- * no mark, and nothing is ever found or ended by one.
+ * Every signal follows a look at that very process's start and mark; the sweep itself forks nothing. Who looks at every
+ * process does so in slices, and one at a time, so that nobody else waits for long. Elsewhere there is no mark, and nothing
+ * is ever found or ended by one.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
+import * as Semaphore from "effect/Semaphore"
 import { execFile } from "node:child_process"
 import {
   bornBetween,
@@ -30,6 +32,7 @@ import {
 import { type Identity, identityOf, ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { Settings, type SettingsShape } from "../services/Settings.ts"
 import { ancestorsOf, forkMark, isListed, isThread, markOf, pids, sight, signal } from "./internal/procfs.ts"
+import { makeSlices } from "./internal/slices.ts"
 
 export * from "../services/InstanceMark.ts"
 
@@ -149,8 +152,12 @@ interface Look {
   readonly meet: (member: Marked) => void
 }
 
-/** One pass over /proc for everybody who looks now. */
-const pass = (self: Identity, looks: ReadonlyArray<Look>): ReadonlyArray<Scan> => {
+/** One pass over /proc for everybody who looks now, in slices. */
+const pass = Effect.fnUntraced(function* (
+  self: Identity,
+  looks: ReadonlyArray<Look>
+): Effect.fn.Return<ReadonlyArray<Scan>> {
+  const turn = yield* makeSlices
   const before = forkMark()
   const list = pids()
   let complete = list !== null
@@ -161,53 +168,47 @@ const pass = (self: Identity, looks: ReadonlyArray<Look>): ReadonlyArray<Scan> =
     if (typeof mark !== "number" || !looks.some(({ range }) => contains(range, mark))) continue
     const found = identified(self, pid, mark)
     if (found === "unreadable") complete = false
-    if (typeof found === "string") continue
-    for (const [index, { range, meet }] of looks.entries())
-      if (contains(range, mark)) {
-        meet(found)
-        members[index]!.push(found)
-      }
+    if (typeof found !== "string")
+      for (const [index, { range, meet }] of looks.entries())
+        if (contains(range, mark)) {
+          meet(found)
+          members[index]!.push(found)
+        }
+    yield* turn
   }
   return members.map((members) => ({ members, complete, before }))
-}
+})
 
 /**
  * A pass takes 20 microseconds for each process of the machine, so those who look at the same time share one: the stops of
- * many runs would otherwise take the product of their number and that of all processes. Where several look, a pass waits
- * for as long as the last one took: so they meet, and half of the event loop's time is everybody else's.
+ * many runs would otherwise take the product of their number and that of all processes. Who comes while one is under way
+ * waits for the next, with everybody else who did.
  */
 const makeLooks = (self: Identity) => {
-  let waiting: Array<Look & { readonly answer: (scan: Effect.Effect<Scan>) => void }> = []
-  let shared = false
-  let lastEnded = 0
-  let lastTookMs = 0
-  const passNow = (): void => {
-    const looks = waiting
-    waiting = []
-    if (looks.length === 0) return
-    const began = performance.now()
-    try {
-      for (const [index, scan] of pass(self, looks).entries()) looks[index]!.answer(Effect.succeed(scan))
-    } catch (defect) {
-      for (const { answer } of looks) answer(Effect.die(defect))
-    }
-    lastEnded = performance.now()
-    lastTookMs = lastEnded - began
-    shared = looks.length > 1
-  }
-  return (range: MarkRange, meet: Look["meet"] = () => {}): Effect.Effect<Scan> =>
-    Effect.callback((answer) => {
-      const look = { range, meet, answer }
-      if (waiting.push(look) === 1) {
-        const waitMs = shared ? lastEnded + lastTookMs - performance.now() : 0
-        if (waitMs > 0) setTimeout(passNow, waitMs)
-        else setImmediate(passNow)
-      }
-      return Effect.sync(() => {
+  let waiting: ReadonlyArray<Look & { scan: Scan | null }> = []
+  const one = Semaphore.makeUnsafe(1)
+  return Effect.fnUntraced(function* (range: MarkRange, meet: Look["meet"] = nobody) {
+    const look: Look & { scan: Scan | null } = { range, meet, scan: null }
+    waiting = [...waiting, look]
+    const looked = Effect.gen(function* () {
+      if (look.scan !== null) return look.scan
+      // Of a pass that was interrupted nobody has an answer, and each of its looks is here again.
+      const looks = waiting.includes(look) ? waiting : [...waiting, look]
+      waiting = []
+      const scans = yield* pass(self, looks)
+      for (const [index, scan] of scans.entries()) looks[index]!.scan = scan
+      return scans[looks.indexOf(look)]!
+    })
+    return yield* Effect.ensuring(
+      one.withPermits(1)(looked),
+      Effect.sync(() => {
         waiting = waiting.filter((other) => other !== look)
       })
-    })
+    )
+  })
 }
+
+const nobody = (): void => undefined
 
 const keyOf = ({ identity }: Marked): string => `${identity.pid}/${identity.startToken}`
 
@@ -263,8 +264,20 @@ const makeSweeper = (self: Identity, range: MarkRange, lookAt: ReturnType<typeof
     return { members: members.length, fresh, proof: null }
   })
 
+  /** One after the other, which a thousand of them take 20 milliseconds for. */
+  const each = Effect.fnUntraced(function* (use: (member: Marked) => boolean) {
+    const turn = yield* makeSlices
+    const yes: Array<Marked> = []
+    for (const member of members) {
+      if (use(member)) yes.push(member)
+      yield* turn
+    }
+    return yes
+  })
+
   /** After an empty scan: looks at whoever was born since it began, until a look during which nobody was. */
-  const prove = (): SweepSeen => {
+  const prove = Effect.fnUntraced(function* (): Effect.fn.Return<SweepSeen> {
+    const turn = yield* makeSlices
     if (!complete) return proofSeen("doubtful")
     for (let round = 0; round < chaseRounds; round++) {
       const now = forkMark()
@@ -283,30 +296,34 @@ const makeSweeper = (self: Identity, range: MarkRange, lookAt: ReturnType<typeof
       if (found) return proofSeen("found")
       if (!born.more) return proofSeen("proven")
       before = now
+      yield* turn
     }
     return proofSeen("doubtful")
-  }
+  })
 
-  const act = (step: Exclude<SweepStep, { readonly _tag: "Look" | "Freeze" }>): SweepSeen => {
+  const act = Effect.fnUntraced(function* (step: SweepStep): Effect.fn.Return<SweepSeen> {
     switch (step._tag) {
+      case "Look":
+      case "Freeze":
+        return yield* look(step._tag === "Freeze")
       case "Ask":
-        for (const member of members) if (send(member, "SIGTERM")) send(member, "SIGCONT")
+        yield* each((member) => send(member, "SIGTERM") && send(member, "SIGCONT"))
         members = members.filter((member) => !spared.has(keyOf(member)))
         break
       case "Grace":
-        members = members.filter(stands)
+        members = yield* each(stands)
         break
       case "Kill":
-        for (const member of members) send(member, "SIGKILL")
+        yield* each((member) => send(member, "SIGKILL"))
         break
       case "Prove":
-        return prove()
+        return yield* prove()
       case "Wait":
       case "Done":
         break
     }
     return { members: members.length, fresh: 0, proof: null }
-  }
+  })
 
   const report = (proven: boolean): SweepReport => {
     const left = new Map([...members.map((member) => [keyOf(member), member] as const), ...spared])
@@ -323,7 +340,7 @@ const makeSweeper = (self: Identity, range: MarkRange, lookAt: ReturnType<typeof
 }
 
 const sweep = Effect.fnUntraced(function* (
-  { look, act, report }: ReturnType<typeof makeSweeper>,
+  { act, report }: ReturnType<typeof makeSweeper>,
   settings: SettingsShape["mark"]
 ) {
   // Monotonic: a clock that is set must not end a sweep early, nor keep it going.
@@ -333,9 +350,7 @@ const sweep = Effect.fnUntraced(function* (
     const { step } = plan
     if (step._tag === "Wait") yield* Effect.sleep(step.ms)
     else yield* Effect.yieldNow
-    const seen =
-      step._tag === "Look" || step._tag === "Freeze" ? yield* look(step._tag === "Freeze") : act(step)
-    plan = nextSweep(plan, seen, yield* now, settings)
+    plan = nextSweep(plan, yield* act(step), yield* now, settings)
   }
   return report(plan.step.proven)
 })

@@ -15,8 +15,16 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { SqlClient } from "effect/sql/SqlClient"
 import { randomBytes } from "node:crypto"
+import * as fs from "node:fs"
 import { Epoch } from "../services/Epoch.ts"
-import { InstanceMark, isFree, type MarkRange, overlaps, siblingRange } from "../services/InstanceMark.ts"
+import {
+  InstanceMark,
+  isFree,
+  type MarkRange,
+  overlaps,
+  siblingRange,
+  type SweepReport
+} from "../services/InstanceMark.ts"
 import {
   dealingWithKeeper,
   Handover,
@@ -76,19 +84,21 @@ export const make = Effect.gen(function* () {
     Effect.map(identities.verdict(identity), (verdict) => verdict === "dead")
 
   /** Whatever still carries a mark of its range is ended; with nobody left the row is closed, else the next start looks. */
-  const sweepAndClose = Effect.fnUntraced(function* ({
-    keeperId,
-    mark
-  }: Pick<KeeperRecord, "keeperId" | "mark">) {
+  const sweepAndClose = Effect.fnUntraced(function* ({ keeperId, mark, socketPath }: KeeperRecord) {
+    let report: SweepReport = nothing
     if (mark !== null) {
-      const { ended, survivors } = yield* marks.sweep(mark)
+      report = yield* marks.sweep(mark)
+      const { ended, survivors } = report
       if (ended.length > 0 || survivors.length > 0)
         yield* Effect.logWarning("swept what a keeper had left").pipe(
           Effect.annotateLogs({ keeper: keeperId, ended: ended.length, survivors: survivors.length })
         )
-      if (survivors.length > 0) return
+      if (survivors.length > 0) return report
     }
+    // Of one that was killed; nobody answers there any more.
+    yield* Effect.sync(() => fs.rmSync(socketPath, { force: true }))
     yield* ledger(rows.end(keeperId))
+    return report
   })
 
   const hold = Effect.fnUntraced(function* (record: KeeperRecord, adopted: boolean) {
@@ -143,7 +153,7 @@ export const make = Effect.gen(function* () {
       )
       // Its range first: there a mark alone is proof, and all of its runs are ended at once.
       yield* sweepAndClose(record).pipe(
-        Effect.andThen(reaper.reap("keeper-lost")),
+        Effect.flatMap((report) => reaper.reap("keeper-lost", [report])),
         // The next start finds the open row and does it then.
         Effect.catch((error) => Effect.logError(error.message, error.cause))
       )
@@ -190,7 +200,8 @@ export const make = Effect.gen(function* () {
       startedAt: now
     }
     yield* ledger(rows.insert(record, pidNamespace))
-    const begun = yield* Effect.scoped(startKeeper(record, settings)).pipe(
+    const { state, runtime } = settings.paths
+    const begun = yield* Effect.scoped(startKeeper({ ...record, state, runtime }, settings)).pipe(
       Effect.tapError(() => Effect.ignore(sweepAndClose(record)))
     )
     if (!begun.marked) yield* ledger(rows.unmark(keeperId))
@@ -222,11 +233,16 @@ export const make = Effect.gen(function* () {
       Effect.annotateLogs({ keeper: hello.keeperId, pid: hello.identity.pid })
     )
   }
+  const swept: Array<SweepReport> = []
   for (const { row, dealing } of dealt) {
-    if (dealing === "sweep") yield* sweepAndClose(row)
-    if (dealing === "close") yield* ledger(rows.end(row.keeperId))
+    if (dealing === "sweep") swept.push(yield* sweepAndClose(row))
+    if (dealing === "close") yield* sweepAndClose({ ...row, mark: null })
   }
-  const reconciled = yield* reaper.reap("both-lost")
+  const reconciled = yield* reaper.reap("both-lost", swept)
+  for (const { runId, dealing, extinction } of reconciled)
+    yield* Effect.logInfo("dealt with a run of an earlier keeper").pipe(
+      Effect.annotateLogs({ run: runId, dealing: dealing._tag, survivors: extinction?.survivors.length ?? 0 })
+    )
 
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
@@ -240,7 +256,11 @@ export const make = Effect.gen(function* () {
       yield* sweepAndClose(one.record)
     }).pipe(
       oneAtATime,
-      Effect.catch((error) => Effect.logWarning(error.message, error.cause))
+      Effect.catch((error) => Effect.logWarning(error.message, error.cause)),
+      // Whoever asked in its last moment is told what the ledger says.
+      Effect.ensuring(
+        Effect.suspend(() => (held === null ? Effect.void : Deferred.succeed(held.settled, undefined)))
+      )
     )
   )
 
@@ -283,7 +303,7 @@ export const make = Effect.gen(function* () {
       return info
     }),
     reconciled,
-    reap: ({ dryRun }) => (dryRun ? reaper.plan : oneAtATime(reaper.reap("both-lost"))),
+    reap: ({ dryRun }) => (dryRun ? reaper.plan : oneAtATime(reaper.reap("both-lost", []))),
     tree: Effect.suspend(() =>
       held === null
         ? Effect.succeed([])
@@ -296,6 +316,8 @@ export const make = Effect.gen(function* () {
 })
 
 export const layer = Layer.effect(Keeper, make)
+
+const nothing: SweepReport = { ended: [], survivors: [], proven: true }
 
 /** Enough to tell whether they were too many. */
 const lossesKept = 32

@@ -52,6 +52,7 @@ import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeptRuns } from "./internal/keptRuns.ts"
+import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
@@ -59,7 +60,8 @@ import { reapTimeoutMs } from "./internal/runChild.ts"
 import { makeHistory } from "./internal/runHistory.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { type Launch, makeRunLife, monotonicMs, type RunLife } from "./internal/runLife.ts"
-import { onDisk, placesIn, type PlacesOnDisk } from "./internal/runPlaces.ts"
+import { type RunMachine, thisMachine } from "./internal/runMachine.ts"
+import { placesIn } from "./internal/runPlaces.ts"
 import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
@@ -86,7 +88,7 @@ interface Run {
   readonly known: () => RunKnown
 }
 
-export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: PlacesOnDisk = onDisk) {
+export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: RunMachine = thisMachine) {
   const { environment, mark: times, paths } = yield* Settings
   const epoch = yield* Epoch
   const marks = yield* InstanceMark
@@ -94,20 +96,23 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
   const log = yield* RunLog
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
-  const hands = { marks, times }
-  const places = placesIn(paths, disk)
+  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
+  const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
     identities,
     own: epoch.current.mark,
     isKept: () => false,
     lost: "both-lost",
+    swept: [],
     marks,
     hands: Effect.map(calls, ({ signal }) => ({ ...hands, signal }))
   })
   const over = reconciled.flatMap(({ runId, dealing }) => (dealing._tag === "leave" ? [] : [runId]))
   yield* Effect.forkScoped(places.remove(over))
 
+  const { mark: range } = epoch.current
+  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, members: marks.members, calls })
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)
@@ -208,7 +213,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
     let known: RunKnown = { id, spec: withoutValues(spec), createdAt, leader: null, endedAt: null }
     let clean = true
     const scope = yield* Scope.fork(scopes)
-    yield* Scope.provide(places.make(id), scope)
+    const cgroup = yield* Scope.provide(places.make(id), scope)
     const over = yield* Deferred.make<RunInfo>()
 
     const conclude = (state: RunState): Effect.Effect<void> =>
@@ -239,6 +244,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, disk: Place
       spec,
       env: environmentOf(id, spec, variables),
       mark,
+      cgroup,
       scope,
       launch,
       calls,

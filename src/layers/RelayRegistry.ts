@@ -43,7 +43,17 @@ import {
 } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
-import { digestOf, fenceDenies, keptOf, rememberedOf, subjectOf, unanswered } from "./internal/relayCall.ts"
+import {
+  digestOf,
+  fenceDenies,
+  inheritedOf,
+  isUnseen,
+  keptOf,
+  rememberedOf,
+  subjectOf,
+  unanswered,
+  unseenPatch
+} from "./internal/relayCall.ts"
 
 export * from "../services/RelayRegistry.ts"
 
@@ -79,8 +89,14 @@ const fenceWith =
     )
   }
 
+const leavingOf = ({ leaving }: RelaySpec): Effect.Effect<boolean> => leaving ?? Effect.succeed(false)
+
 const approveWith =
-  (spec: RelaySpec, actor: Actor<RelayState, RelayEvent>, decide: Relay["decide"]): Relay["approve"] =>
+  (
+    spec: RelaySpec,
+    actor: Actor<RelayState, RelayEvent>,
+    { decide, incident }: Pick<Relay, "decide" | "incident">
+  ): Relay["approve"] =>
   (call: ApprovalCall) =>
     Effect.gen(function* () {
       const redeemed = yield* actor
@@ -88,6 +104,10 @@ const approveWith =
         .pipe(Effect.orElseSucceed(() => null))
       if (redeemed !== null) return { decision: redeemed, fromHook: true }
       const { callId, ...rest } = call
+      if (isUnseen(call)) {
+        yield* incident(callId ?? "unknown", unseenPatch.reason)
+        return { decision: unseenPatch, fromHook: false }
+      }
       const decision = yield* decide(
         {
           ...rest,
@@ -144,6 +164,7 @@ export const make = Effect.gen(function* () {
           recordPath,
           event,
           direction: directionFor(settings.directions, event),
+          waits: spec.leaving !== undefined,
           providerTimeoutMs: timeoutSeconds(event, settings.hook.timeoutMs) * 1000
         })
       ])
@@ -195,7 +216,10 @@ export const make = Effect.gen(function* () {
         const settled = settle(
           event,
           yield* Effect.onInterrupt(policy.decide(event), () =>
-            Effect.ignore(conclude(unanswered(settings.directions, event), null))
+            // The next gateway decides it, and is asked for it by whoever asked here.
+            Effect.flatMap(leavingOf(spec), (leaving) =>
+              leaving ? Effect.void : Effect.ignore(conclude(unanswered(settings.directions, event), null))
+            )
           )
         )
         const repeats = fenceDenies((yield* actor.state).fence, begun, event, settled)
@@ -283,6 +307,7 @@ export const make = Effect.gen(function* () {
     const tell = (event: RelayEvent): Effect.Effect<void> => Effect.ignore(actor.tell(event))
     const rows = yield* Queue.sliding<AuditRow>(rowsKept)
     const decide = decideFor(relayId, spec, rows, actor)
+    const incident: Relay["incident"] = (callId, detail) => incidentFor(relayId, spec, rows, callId, detail)
     const facts = { spec, relayId, generation, token, recordPath, openedAt: yield* Clock.currentTimeMillis }
     const live: Live = {
       ...facts,
@@ -293,6 +318,7 @@ export const make = Effect.gen(function* () {
         info: infoOf(facts, initialRelay(spec.sessionId)),
         allows: (event: HookEventName) => spec.allowedEvents.includes(event),
         decide,
+        leaving: leavingOf(spec),
         refused: tell({ _tag: "Refused" })
       }
     }
@@ -306,7 +332,13 @@ export const make = Effect.gen(function* () {
       })
     )
     yield* bridges
-      .publish({ relayId, generation, socketPath: settings.paths.hookSocket(current.epoch), token })
+      .publish({
+        relayId,
+        generation,
+        socketPath: settings.paths.hookSocket(current.epoch),
+        token,
+        leaving: leavingOf(spec)
+      })
       .pipe(
         Scope.provide(life),
         Effect.onError(() => supervisor.stop(relayId))
@@ -321,10 +353,11 @@ export const make = Effect.gen(function* () {
       recordPath,
       commands: commandsOf(spec, recordPath),
       decide,
-      approve: approveWith(spec, actor, decide),
+      approve: approveWith(spec, actor, { decide, incident }),
       fence: (finished) => fenceWith(relayId, actor)(finished),
-      incident: (callId, detail) => incidentFor(relayId, spec, rows, callId, detail),
+      incident,
       rows,
+      inherit: (rows) => tell({ _tag: "Inherited", kept: rows.flatMap((row) => inheritedOf(row) ?? []) }),
       attachSession: (sessionId) => tell({ _tag: "SessionAttached", sessionId })
     }
     return relay

@@ -35,11 +35,6 @@ export const make = Effect.gen(function* () {
   const root = path.join((yield* Settings).paths.state, "runs")
   const directoryOf = (runId: string) => path.join(root, runId)
 
-  const unavailable = (runId: string) => (error: KeeperUnavailable) =>
-    new RunLogUnavailable({ runId, detail: error.message })
-  const checked = (runId: string) =>
-    isRunId(runId) ? Effect.void : Effect.fail(new RunLogRefused({ runId, problem: "invalid-id" }))
-
   const viewOf = Effect.fnUntraced(function* (runId: string) {
     yield* checked(runId)
     const view = yield* onDisk(() => viewOfFiles(directoryOf(runId))).pipe(
@@ -127,3 +122,8 @@ export const make = Effect.gen(function* () {
 })
 
 export const layer = Layer.effect(RunLog, make)
+
+const unavailable = (runId: string) => (error: KeeperUnavailable) =>
+  new RunLogUnavailable({ runId, detail: error.message })
+const checked = (runId: string) =>
+  isRunId(runId) ? Effect.void : Effect.fail(new RunLogRefused({ runId, problem: "invalid-id" }))

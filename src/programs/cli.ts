@@ -19,6 +19,7 @@ import { renderTree } from "../services/SupervisionTree.ts"
 import { follow, Json, show } from "./internal/answers.ts"
 import { parseDuration } from "./internal/duration.ts"
 import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
+import { reap } from "./internal/reap.ts"
 import { runVerbs } from "./internal/runVerbs.ts"
 import { presenter, print, teardown } from "./internal/terminal.ts"
 import { handOver } from "./internal/handOver.ts"
@@ -188,7 +189,7 @@ const doctor = Command.make("doctor", {}, () =>
 
 const holdfast = Command.make("holdfast").pipe(
   Command.withDescription("Owns what coding agents start; decides every tool call before it runs"),
-  Command.withSubcommands([up, down, status, ...runVerbs, relays, leases, audit, codex, doctor, demo]),
+  Command.withSubcommands([up, down, status, ...runVerbs, reap, relays, leases, audit, codex, doctor, demo]),
   Command.withGlobalFlags([Json])
 )
 

@@ -21,6 +21,7 @@ import {
   world,
   type World
 } from "./internal/demoWorld.ts"
+import { lookAtCounter, startCounter, stopCounter } from "./internal/demoCounter.ts"
 import { askDown } from "./internal/operator.ts"
 import { problemOf } from "./internal/surroundings.ts"
 
@@ -97,6 +98,17 @@ const story = Effect.fnUntraced(function* (live: boolean) {
   const first = yield* startGateway(place)
   yield* say(`   gateway pid ${first.pid}, home ${place.home}`)
 
+  yield* step(
+    "A background run begins: it counts, ignores HUP and TERM, and so does a child in a session of its own."
+  )
+  const [counter, keeper] = yield* Effect.gen(function* () {
+    const run = yield* startCounter(place)
+    return [run, (yield* (yield* ControlClient).Status()).keeper] as const
+  }).pipe(Effect.scoped, Effect.provide(callerOf(place)))
+  yield* say(
+    `   run ${counter.id}, pid ${counter.leader?.pid}, held by the keeper (pid ${keeper.identity?.pid})`
+  )
+
   yield* step(`An agent is asked: "${live ? "(the live prompt)" : prompt}"`)
   const [status, events] = yield* Effect.gen(function* () {
     const status = yield* (yield* ControlClient).Status()
@@ -129,20 +141,34 @@ const story = Effect.fnUntraced(function* (live: boolean) {
 
   yield* step("The next gateway starts and ends whatever still carries the dead one's mark.")
   const second = yield* startGateway(place)
-  const after = yield* Effect.gen(function* () {
-    const client = yield* ControlClient
-    const status = yield* client.Status()
-    yield* askDown(client)
-    return status
-  }).pipe(Effect.scoped, Effect.provide(callerOf(place)))
+  const after = yield* Effect.flatMap(ControlClient, (client) => client.Status()).pipe(
+    Effect.scoped,
+    Effect.provide(callerOf(place))
+  )
   const ended = after.swept.flatMap(({ report }) => report.ended)
   yield* say(
     `   it swept ${ended.length}: ${ended.map(({ command }) => command).join(", ") || "nothing had survived"}`
   )
+
+  yield* step("The background run has not noticed. Then it is stopped.")
+  yield* Effect.gen(function* () {
+    const { state, leader, numbers } = yield* lookAtCounter(counter.id)
+    const same = state === "Running" && leader?.pid === counter.leader?.pid
+    yield* proof(`it runs on, still as pid ${leader?.pid ?? "none"}`, same)
+    const unbroken = numbers.length > 0 && numbers.every((number, index) => number === index + 1)
+    yield* proof(`its log counts from 1 to ${numbers.at(-1) ?? 0} without a gap`, unbroken)
+    const { extinction } = yield* stopCounter(counter.id)
+    const gone = extinction?.proven === true && extinction.survivors.length === 0
+    yield* proof(
+      `after its stop ${extinction?.survivors.length ?? "?"} processes of it are left, proven by a scan`,
+      gone
+    )
+    yield* askDown(yield* ControlClient)
+  }).pipe(Effect.scoped, Effect.provide(callerOf(place)))
   yield* second.kill("SIGTERM")
 
   yield* step("What is left")
-  const left = [...(yield* count(status.mark)), ...(yield* count(after.mark))]
+  const left = [...(yield* count(status.mark)), ...(yield* count(after.mark)), ...(yield* count(keeper.mark))]
   yield* proof(`${left.length} processes`, left.length === 0)
   const files = filesLeft(place)
   yield* proof(`${files.length} bridge records and sockets`, files.length === 0)

@@ -6,6 +6,9 @@
  * are unlinked, the app-server is asked to leave, then told, then killed, the audit queue is written out, and last whatever
  * still carries this epoch's mark is ended and the epoch is closed. A second signal does not wait for any of it; the next
  * start then sweeps by the mark.
+ *
+ * At a handover nothing that the keeper holds is ended: turns go on unwatched on its app-server, their records stay, hooks
+ * that wait are dropped to ask again, and the next gateway takes all of it up before its control socket opens.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -40,6 +43,7 @@ import * as Screen from "../layers/Screen.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
+import * as TurnStore from "../layers/TurnStore.ts"
 import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
@@ -73,6 +77,7 @@ const stores = Layer.mergeAll(
   BridgeStore.layer,
   AuditLog.layer,
   ThreadStore.layer,
+  TurnStore.layer,
   Policy.layer,
   HookClients.layer,
   CodexBinary.layer,
@@ -90,15 +95,15 @@ const runs = Screen.layer.pipe(
   Layer.provideMerge(PtySupervisor.layerKeeper),
   Layer.provideMerge(RunLogKeeper.layer),
   Layer.provideMerge(Keeper.layer),
-  Layer.provide([RunReaper.layer, handover]),
-  Layer.provide(Syscalls.layer)
+  Layer.provide(RunReaper.layer),
+  Layer.provideMerge([handover, Syscalls.layer])
 )
 
 const graph = control.pipe(
   Layer.provideMerge(HookRelayServer.layer),
-  Layer.provide(AgentDriverCodex.layer),
+  Layer.provide(AgentDriverCodex.layerKept),
   Layer.provide(AppServerLease.layer),
-  Layer.provide(AppServerProcess.layer),
+  Layer.provide(AppServerProcess.layerKept),
   Layer.provideMerge(RelayRegistry.layer),
   Layer.provide(runs),
   Layer.provide(stores),

@@ -1,5 +1,5 @@
-# hookRelay, in perl: answers one hook. RECORD EVENT DIRECTION DEADLINE_MS in argv, the provider's JSON on stdin, the
-# gateway's answer on stdout. The promises are in src/services/HookRelay.ts; one suite holds every client to them.
+# hookRelay, in perl: answers one hook. RECORD EVENT DIRECTION DEADLINE_MS [wait] in argv, the provider's JSON on stdin,
+# the gateway's answer on stdout. The promises are in src/services/HookRelay.ts; one suite holds every client to them.
 # No module but strict: IO::Socket alone takes six times as long to load as perl itself takes to start.
 use strict;
 
@@ -44,9 +44,9 @@ binmode STDOUT;
 # A provider may close our stdout, a gateway its socket: both are answers to look at, not reasons to die.
 $SIG{PIPE} = 'IGNORE';
 
-@ARGV == 4 && $ARGV[1] =~ /\A[a-z_]+\z/ && $ARGV[2] =~ /\A(?:closed|open)\z/ && $ARGV[3] =~ /\A[0-9]{1,9}\z/
-  or leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS\n");
-my ($record_path, $event, $direction, $deadline_ms) = @ARGV;
+(@ARGV == 4 || (@ARGV == 5 && $ARGV[4] eq 'wait')) && $ARGV[1] =~ /\A[a-z_]+\z/ && $ARGV[2] =~ /\A(?:closed|open)\z/ && $ARGV[3] =~ /\A[0-9]{1,9}\z/
+  or leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS [wait]\n");
+my ($record_path, $event, $direction, $deadline_ms, $wait) = @ARGV;
 
 # An unexpected death must not pick its own exit status: perl's `die` would take errno, and 2 is a provider's "deny".
 eval { main(); 1 } or leave(70, "Holdfast: the hook client failed\n");
@@ -188,7 +188,8 @@ sub attempt {
 
 sub main {
   my $payload = read_payload();
-  my $accepted = 0;
+  # Who waits for a successor takes a gateway that is not there for one that was lost.
+  my $accepted = defined $wait;
   while (1) {
     my ($kind, $value) = attempt($payload);
     say_all($value) if $kind eq 'answer';

@@ -1,6 +1,6 @@
 #!/bin/sh
-# hookRelay, in sh: answers one hook by way of `nc -U` or curl. KIND TOOL RECORD EVENT DIRECTION DEADLINE_MS in argv, the
-# provider's JSON on stdin, the gateway's answer on stdout. The promises are in src/services/HookRelay.ts; one suite holds
+# hookRelay, in sh: answers one hook by way of `nc -U` or curl. KIND TOOL RECORD EVENT DIRECTION DEADLINE_MS [wait] in
+# argv, the provider's JSON on stdin, the gateway's answer on stdout. The promises are in src/services/HookRelay.ts; one suite holds
 # every client to them. Needs head -c, date, timeout and a sleep that takes fractions; the token goes through pipes
 # that printf (a builtin) writes, never through argv, the environment or a file.
 
@@ -143,11 +143,12 @@ attempt() {
 
 ask() {
   kind=$1 tool=$2 record=$3 event=$4
+  # Who waits for a successor takes a gateway that is not there for one that was lost.
+  accepted=$5
   crlf=$(printf '\r\n.')
   crlf=${crlf%.}
   payload=$(head -c $((max_payload + 1))) || ends malformed
   [ ${#payload} -le $max_payload ] || ends too-large
-  accepted=
   while :; do
     attempt
     [ "$accepted" ] || [ -z "$early" ] || ends "$early"
@@ -193,14 +194,14 @@ if [ "$1" = ask ]; then
 fi
 
 usable=
-if [ $# -eq 6 ]; then
+if [ $# -eq 6 ] || [ "$#$7" = 7wait ]; then
   case $1 in nc | curl) usable=yes ;; esac
   case $4 in '' | *[!a-z_]*) usable= ;; esac
   case $5 in closed | open) ;; *) usable= ;; esac
   case $6 in '' | 0* | *[!0-9]* | ??????????*) usable= ;; esac
 fi
 [ "$usable" ] || {
-  echo "Holdfast: usage: hookRelay nc|curl TOOL RECORD EVENT closed|open DEADLINE_MS" >&2
+  echo "Holdfast: usage: hookRelay nc|curl TOOL RECORD EVENT closed|open DEADLINE_MS [wait]" >&2
   exit 64
 }
 event=$4 direction=$5
@@ -210,7 +211,7 @@ case $fraction in ?) fraction=00$fraction ;; ??) fraction=0$fraction ;; esac
 # A shell reports a killed child on its stderr; a hook has one line at most to say.
 exec 9>&2 2>/dev/null
 reply=$(
-  timeout -s KILL "$seconds.$fraction" sh "$0" ask "$1" "$2" "$3" "$4" 9>&-
+  timeout -s KILL "$seconds.$fraction" sh "$0" ask "$1" "$2" "$3" "$4" "$7" 9>&-
   printf '%03d' $?
 )
 case $reply in

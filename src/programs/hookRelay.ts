@@ -1,6 +1,6 @@
 /**
  * hookRelay, on Node: answers one hook where the machine has neither perl nor nc nor curl. RECORD EVENT DIRECTION
- * DEADLINE_MS in argv, the provider's JSON on stdin, the gateway's answer on stdout; the promises are in
+ * DEADLINE_MS [wait] in argv, the provider's JSON on stdin, the gateway's answer on stdout; the promises are in
  * services/HookRelay.ts. Speaks HTTP over node:net itself, because importing node:http costs as much as Node's own start.
  */
 import * as fs from "node:fs"
@@ -38,7 +38,7 @@ type Attempt =
   | { readonly kind: "early" | "final"; readonly cause: Cause }
   | { readonly kind: "lost" | "busy" }
 
-const [recordPath, event, direction, deadlineMs] = process.argv.slice(2)
+const [recordPath, event, direction, deadlineMs, wait] = process.argv.slice(2)
 
 const code = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | null)?.code
 
@@ -208,13 +208,14 @@ const ask = (payload: Buffer, accepted: boolean): void =>
   })
 
 if (
-  process.argv.length !== 6 ||
+  (process.argv.length !== 6 && (process.argv.length !== 7 || wait !== "wait")) ||
   !(hookEventNames as ReadonlyArray<string | undefined>).includes(event) ||
   !/^(?:closed|open)$/.test(direction ?? "") ||
   !/^[0-9]{1,9}$/.test(deadlineMs ?? "")
 )
-  leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS\n")
+  leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS [wait]\n")
 
 // Node's own start counts too: the provider's clock began before it.
 setTimeout(() => fail("timeout"), Math.max(0, Number(deadlineMs) - aliveMs()))
-readPayload((payload) => ask(payload, false))
+// Who waits for a successor takes a gateway that is not there for one that was lost.
+readPayload((payload) => ask(payload, wait !== undefined))

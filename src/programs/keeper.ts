@@ -23,7 +23,7 @@ import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as Syscalls from "../layers/Syscalls.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { KeeperBirth, KeeperEnd, readBirth } from "../services/Keeper.ts"
-import { resolve, Settings } from "../services/Settings.ts"
+import { pathsIn, resolve, Settings } from "../services/Settings.ts"
 import { loggingOf, problemOf, surroundings } from "./internal/surroundings.ts"
 
 const fail = (line: string): never => {
@@ -33,14 +33,21 @@ const fail = (line: string): never => {
 
 const option = { type: "string" } as const
 const { values } = parseArgs({
-  options: { keeper: option, epoch: option, mark: option, socket: option }
+  options: {
+    keeper: option,
+    epoch: option,
+    mark: option,
+    socket: option,
+    state: option,
+    runtime: option
+  }
 })
 const birth = readBirth(values) ?? fail("it is started by `holdfast up`, and by nobody else")
 
 // The config file is the gateway's: a keeper must start whatever becomes of it. Of the environment its children get what the
 // gateway sends along with each.
 const settings = Result.match(resolve(surroundings, null), {
-  onSuccess: (all) => ({ ...all, environment: {} }),
+  onSuccess: (all) => ({ ...all, environment: {}, paths: pathsIn({ ...all.paths, ...birth }) }),
   onFailure: ({ message }) => fail(message)
 })
 const settingsLayer = Layer.succeed(Settings, settings)

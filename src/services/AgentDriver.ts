@@ -46,9 +46,11 @@ export const AgentEvent = Schema.Union([
     relayId: Schema.String,
     generation: Schema.Int,
     model: Schema.NullOr(Schema.String),
-    hooks: Schema.Int
+    hooks: Schema.Int,
+    /** The turn goes on without its gateway, and the next one has it: `attach`. */
+    outlives: Schema.Boolean
   }),
-  Schema.TaggedStruct("message", { threadId: Schema.String, text: Schema.String }),
+  Schema.TaggedStruct("message", { threadId: Schema.String, itemId: Schema.String, text: Schema.String }),
   Schema.TaggedStruct("command", {
     threadId: Schema.String,
     itemId: Schema.String,
@@ -170,6 +172,15 @@ export class ParentNotFound extends Schema.TaggedError<ParentNotFound>()("Parent
   }
 }
 
+/** Nothing is kept of that run for whoever comes back to it. */
+export class TurnNotFound extends Schema.TaggedError<TurnNotFound>()("TurnNotFound", {
+  runId: Schema.String
+}) {
+  override get message(): string {
+    return `No turn of the run ${this.runId} is here to come back to: it ended, was interrupted because nobody came in time, or its gateway could not leave it to this one. Its thread can go on with --resume.`
+  }
+}
+
 export const AgentRunError = Schema.Union([
   ConfigKeyRefused,
   HooksUnverified,
@@ -177,10 +188,31 @@ export const AgentRunError = Schema.Union([
   HookIncident,
   TurnTimeout,
   ParentNotFound,
+  TurnNotFound,
   RunFailed
 ])
 export type AgentRunError = typeof AgentRunError.Type
 
+/** So long a turn that an earlier gateway left waits for its caller, who tries for 30 s to come back. */
+export const attachGraceMs = 35_000
+/** Events of such a turn that are kept for him. */
+export const maxReplayed = 1024
+
+/** What of an event says whether somebody has seen it already; null for one that is said anew each time. */
+export const eventKey = (event: AgentEvent): string | null => {
+  switch (event._tag) {
+    case "governed":
+      return event._tag
+    case "verdict":
+      return `verdict ${event.row.seq}`
+    case "message":
+    case "command":
+    case "patch":
+      return `${event._tag} ${event.threadId} ${event.itemId}`
+    default:
+      return null
+  }
+}
 /** A turn that is under way, as a list of what runs shows it. */
 export const ActiveTurn = Schema.Struct({
   runId: Schema.String,
@@ -200,6 +232,11 @@ export class AgentDriver extends Context.Service<
   AgentDriver,
   {
     readonly run: (request: RunRequest) => Stream.Stream<AgentEvent, AgentRunError>
+    /**
+     * A turn that an earlier gateway left, from its beginning as far as that is known, and on to its end: what was seen
+     * before comes again, with the same `eventKey`. It ends with its last reader, as a run does.
+     */
+    readonly attach: (runId: string) => Stream.Stream<AgentEvent, AgentRunError>
     readonly active: Effect.Effect<ReadonlyArray<ActiveTurn>>
   }
 >()("holdfast/AgentDriver") {}

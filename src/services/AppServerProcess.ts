@@ -3,13 +3,15 @@
  *
  * Starting means reached, past its handshake and of a version we know; a connection in hand always answered `initialize`.
  * A child is asked to leave by end of input, then told, then killed; a poisoned one is not asked. What it leaves running is
- * found by the mark of its generation and ended. An adopted server was there before us and stays: only the connection ends.
+ * found by the mark of its generation and ended. One that is a run is told, killed and swept by its supervisor, and left to
+ * the next gateway where there is to be one. An adopted server was there before us and stays: only the connection ends.
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Queue from "effect/Queue"
 import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import type { MarkRange } from "./InstanceMark.ts"
 import type {
   AppServerLost,
   AppServerUnavailable,
@@ -46,6 +48,10 @@ export interface AppServerConnection {
   readonly origin: "spawned" | "adopted"
   /** Null for an adopted one. */
   readonly pid: number | null
+  /** The run that it is, where a supervisor holds it; null for a child of ours and for an adopted one. */
+  readonly runId: string | null
+  /** Of everything that such a run starts; null where that is under our own mark, or there is none. */
+  readonly mark: MarkRange | null
   readonly version: string
   /** Retried while the server says that it is overloaded, within the same deadline. */
   readonly request: <A>(
@@ -69,8 +75,10 @@ export interface AppServerConnection {
 export class AppServerProcess extends Context.Service<
   AppServerProcess,
   {
+    /** `key`: what two generations have in common; a run that an earlier gateway left under it is taken over. */
     readonly start: (
-      generation: number
+      generation: number,
+      key: string
     ) => Effect.Effect<AppServerConnection, AppServerUnavailable, Scope.Scope>
   }
 >()("holdfast/AppServerProcess") {}

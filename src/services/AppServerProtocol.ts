@@ -282,25 +282,43 @@ export const HookCompleted = Schema.Struct({
 })
 
 const FileChange = Schema.Struct({ path: Schema.String })
-export const ItemEvent = Schema.Struct({
-  threadId: Schema.String,
-  turnId: Schema.String,
-  item: Schema.Struct({
-    type: Schema.String,
-    id: Schema.String,
-    text: Schema.optionalKey(Schema.String),
-    command: Schema.optionalKey(Schema.String),
-    cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
-    status: Schema.optionalKey(Schema.String),
-    exitCode: Schema.optionalKey(Schema.NullOr(Schema.Finite)),
-    aggregatedOutput: Schema.optionalKey(Schema.NullOr(Schema.String)),
-    changes: Schema.optionalKey(Schema.Array(FileChange)),
-    server: Schema.optionalKey(Schema.String),
-    tool: Schema.optionalKey(Schema.String),
-    arguments: Schema.optionalKey(Schema.Unknown)
+const Item = Schema.Struct({
+  type: Schema.String,
+  id: Schema.String,
+  text: Schema.optionalKey(Schema.String),
+  command: Schema.optionalKey(Schema.String),
+  cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  status: Schema.optionalKey(Schema.String),
+  exitCode: Schema.optionalKey(Schema.NullOr(Schema.Finite)),
+  aggregatedOutput: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  changes: Schema.optionalKey(Schema.Array(FileChange)),
+  server: Schema.optionalKey(Schema.String),
+  tool: Schema.optionalKey(Schema.String),
+  arguments: Schema.optionalKey(Schema.Unknown)
+})
+export const ItemEvent = Schema.Struct({ threadId: Schema.String, turnId: Schema.String, item: Item })
+export type ItemEvent = typeof ItemEvent.Type
+
+/** `thread/read` with `includeTurns`: every turn of a thread, and of each the items that have begun. */
+export const ThreadHistory = Schema.Struct({
+  thread: Schema.Struct({
+    turns: Schema.Array(
+      Schema.Struct({
+        ...Turn.fields,
+        /** Seconds since the epoch. */
+        startedAt: Schema.optionalKey(Schema.NullOr(Schema.Finite)),
+        items: Schema.Array(
+          Schema.Struct({
+            ...Item.fields,
+            /** Null while it is in progress. */
+            completedAtMs: Schema.optionalKey(Schema.NullOr(Schema.Finite))
+          })
+        )
+      })
+    )
   })
 })
-export type ItemEvent = typeof ItemEvent.Type
+export type ThreadHistory = typeof ThreadHistory.Type
 
 /** Without a command there is nothing a policy could judge, and the request is refused. */
 export const CommandApproval = Schema.Struct({

@@ -207,6 +207,11 @@ export interface PublishSpec {
   readonly generation: number
   readonly socketPath: string
   readonly token: string
+  /**
+   * Asked as the scope closes, whether the record stays for the next gateway to replace: until then it says that one is
+   * expected. Absent: never.
+   */
+  readonly leaving?: Effect.Effect<boolean>
 }
 
 export class BridgeStore extends Context.Service<

@@ -14,9 +14,11 @@ import { AuditRow, maxTailRows } from "./AuditLog.ts"
 import { EpochSwept } from "./Epoch.ts"
 import { HookEventName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
+import { KeeperInfo } from "./Keeper.ts"
 import { Identity } from "./ProcessIdentity.ts"
 import { RelayInfo } from "./RelayRegistry.ts"
 import { RunControl } from "./RunControl.ts"
+import { Reconciled } from "./RunLedger.ts"
 import { TreeNode } from "./SupervisionTree.ts"
 
 export const GatewayStatus = Schema.Struct({
@@ -32,6 +34,9 @@ export const GatewayStatus = Schema.Struct({
   /** Null when the mark is taken; else why not. */
   unmarked: Schema.NullOr(Schema.String),
   swept: Schema.Array(EpochSwept),
+  keeper: KeeperInfo,
+  /** What the start made of the runs of earlier keepers. */
+  reconciled: Schema.Array(Reconciled),
   policies: Schema.Array(Schema.String),
   hookClient: Schema.String,
   relays: Schema.Int,
@@ -66,6 +71,12 @@ export const Control = RpcGroup.make(
   Rpc.make("Leases", { success: Schema.Array(LeaseInfo) }),
   /** Closes every open circuit, so that the next run tries at once. */
   Rpc.make("ResetLeases", { success: Schema.Struct({ closed: Schema.Int }) }),
+  /** Looks again at runs that nobody supervises; a dry one touches nothing. */
+  Rpc.make("Reap", {
+    payload: { dryRun: Schema.Boolean },
+    success: Schema.Array(Reconciled),
+    error: ControlRefused
+  }),
   Rpc.make("AuditTail", {
     payload: {
       limit: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: maxTail })),
@@ -86,6 +97,13 @@ export const Control = RpcGroup.make(
     stream: true
   }),
   Rpc.make("RunCodex", { payload: RunRequest, success: AgentEvent, error: AgentRunError, stream: true }),
+  /** A turn that an earlier gateway left, from its beginning; whoever has seen a part of it drops that by `eventKey`. */
+  Rpc.make("AttachCodex", {
+    payload: { runId: Schema.NonEmptyString },
+    success: AgentEvent,
+    error: AgentRunError,
+    stream: true
+  }),
   /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
   Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
 )

@@ -74,6 +74,16 @@ export const migrations: ReadonlyArray<Migration> = [
         started_at REAL NOT NULL, ended_at REAL
       ) STRICT`
     ]
+  },
+  {
+    name: "0005_turns",
+    statements: [
+      `CREATE TABLE turns (
+        run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, turn_id TEXT, server_run TEXT NOT NULL,
+        relay_id TEXT NOT NULL, generation INTEGER NOT NULL, spawned_by TEXT,
+        cwd TEXT NOT NULL, terms TEXT NOT NULL, started_at REAL NOT NULL, deadline REAL NOT NULL
+      ) STRICT`
+    ]
   }
 ]
 

@@ -9,6 +9,9 @@
  * record or a refused connection is the failure at once; a connection that was accepted and then lost is retried with a
  * freshly read record until the deadline, so that a restarted gateway can still answer. It prints the answer or the
  * failure's form, nothing else, and exits 0; 2 only where a failure has no form in JSON.
+ *
+ * With `wait` after the deadline a gateway that is not there yet is no failure: the agent outlives its gateway, and the next
+ * one is on its way. Then only the deadline ends the trying.
  */
 import * as Context from "effect/Context"
 import * as Schema from "effect/Schema"
@@ -41,13 +44,16 @@ export const hookCommand = (options: {
   readonly event: HookEventName
   readonly direction: Direction
   readonly providerTimeoutMs: number
+  /** Another gateway follows one that is gone. */
+  readonly waits?: boolean
 }): string => {
   const call = [
     ...options.client.argv,
     options.recordPath,
     options.event,
     options.direction,
-    String(clientDeadlineMs(options.providerTimeoutMs))
+    String(clientDeadlineMs(options.providerTimeoutMs)),
+    ...(options.waits === true ? ["wait"] : [])
   ]
     .map(shellQuote)
     .join(" ")

@@ -13,6 +13,7 @@ import { MarkRange } from "./InstanceMark.ts"
 import { Identity, type Verdict } from "./ProcessIdentity.ts"
 import type { KeeperUnavailable, RunLedgerError } from "./PtySupervisor.ts"
 import type { Reconciled } from "./RunLedger.ts"
+import type { Paths } from "./Settings.ts"
 import type { TreeNode } from "./SupervisionTree.ts"
 
 /** In the keeper's own environment, its value is the keeper's id: the second proof beside its mark. */
@@ -116,32 +117,35 @@ export class Handover extends Context.Reference<Effect.Effect<boolean>>("holdfas
 }) {}
 
 /** What a keeper is told by whoever starts it, in its arguments: nothing of it is a secret. */
-export interface KeeperBirthShape extends Pick<KeeperRecord, "keeperId" | "epoch" | "mark" | "socketPath"> {}
+export interface KeeperBirthShape
+  extends
+    Pick<KeeperRecord, "keeperId" | "epoch" | "mark" | "socketPath">,
+    Pick<Paths, "state" | "runtime"> {}
 
 export class KeeperBirth extends Context.Service<KeeperBirth, KeeperBirthShape>()("holdfast/KeeperBirth") {}
 
 const range = /^(\d{1,16}):(\d{1,16})$/
 
 /** As arguments, and back; null when they are not what a gateway says. */
-export const birthArguments = ({
-  keeperId,
-  epoch,
-  mark,
-  socketPath
-}: KeeperBirthShape): ReadonlyArray<string> => [
-  ...["--keeper", keeperId, "--epoch", epoch, "--socket", socketPath],
-  ...(mark === null ? [] : ["--mark", `${mark.low}:${mark.high}`])
-]
+export const birthArguments = (birth: KeeperBirthShape): ReadonlyArray<string> =>
+  Object.entries({
+    keeper: birth.keeperId,
+    epoch: birth.epoch,
+    socket: birth.socketPath,
+    state: birth.state,
+    runtime: birth.runtime,
+    ...(birth.mark === null ? {} : { mark: `${birth.mark.low}:${birth.mark.high}` })
+  }).map(([name, value]) => `--${name}=${value}`)
 
 export const readBirth = (values: {
-  readonly [K in "keeper" | "epoch" | "socket" | "mark"]?: string | undefined
+  readonly [K in "keeper" | "epoch" | "socket" | "state" | "runtime" | "mark"]?: string | undefined
 }): KeeperBirthShape | null => {
-  const { keeper, epoch, socket } = values
+  const { keeper, epoch, socket, state, runtime } = values
   const [, low, high] = range.exec(values.mark ?? "") ?? []
-  if (!keeper || !epoch || !socket?.startsWith("/") || (values.mark !== undefined && high === undefined))
-    return null
+  if (!keeper || !epoch || (values.mark !== undefined && high === undefined)) return null
+  if (!socket?.startsWith("/") || !state?.startsWith("/") || !runtime?.startsWith("/")) return null
   const mark = low === undefined || high === undefined ? null : { low: Number(low), high: Number(high) }
-  return { keeperId: keeper, epoch, mark, socketPath: socket }
+  return { keeperId: keeper, epoch, mark, socketPath: socket, state, runtime }
 }
 
 /** The keeper's own end, asked for by its gateway, a signal, or itself when nobody needs it any more. */

@@ -31,6 +31,12 @@ export interface RelaySpec {
   readonly relayId?: string
   readonly generation?: number
   readonly allowedEvents: ReadonlyArray<HookEventName>
+  /**
+   * Of an agent that may outlive this gateway: asked while that ends, whether the next one registers the relay again. Then
+   * a hook that waits is dropped to ask there, unrecorded; and its hooks wait for a gateway that is not there yet. Absent:
+   * never.
+   */
+  readonly leaving?: Effect.Effect<boolean>
 }
 
 /** What an operator sees of a relay. */
@@ -86,6 +92,8 @@ export interface Relay {
    * exactly the tool, text and directory of one in doubt, is denied.
    */
   readonly fence: (finished: ReadonlySet<string>) => Effect.Effect<Fenced, FenceNotRaised>
+  /** Takes over what hooks decided of calls that an earlier gateway left open, for the approvals that follow. */
+  readonly inherit: (rows: ReadonlyArray<AuditRow>) => Effect.Effect<void>
   /** The session the agent turned out to have, once it is known. */
   readonly attachSession: (sessionId: string) => Effect.Effect<void>
 }
@@ -218,6 +226,7 @@ export type RelayEvent =
       readonly reply: Deferred.Deferred<Fenced>
     }
   | { readonly _tag: "Refused" }
+  | { readonly _tag: "Inherited"; readonly kept: ReadonlyArray<Kept> }
   | { readonly _tag: "SessionAttached"; readonly sessionId: string }
   | {
       readonly _tag: "Redeem"
@@ -293,6 +302,8 @@ export const nextRelay =
       }
       case "Refused":
         return [{ ...state, refused: state.refused + 1 }, []]
+      case "Inherited":
+        return [{ ...state, kept: [...event.kept, ...state.kept].slice(-decisionsKept) }, []]
       case "SessionAttached":
         return [{ ...state, sessionId: event.sessionId }, []]
       case "Redeem": {
@@ -328,6 +339,7 @@ export interface RelayEntry {
   readonly token: string
   readonly allows: (event: HookEventName) => boolean
   readonly decide: Relay["decide"]
+  readonly leaving: Effect.Effect<boolean>
   readonly refused: Effect.Effect<void>
 }
 

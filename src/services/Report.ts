@@ -6,6 +6,8 @@ import type { AuditRow } from "./AuditLog.ts"
 import type { GatewayStatus } from "./Control.ts"
 import { adoptedNote, type Check, circuitRemedy } from "./Doctor.ts"
 import type { RelayInfo } from "./RelayRegistry.ts"
+import type { KeeperInfo } from "./Keeper.ts"
+import type { LeftBecause, Reconciled } from "./RunLedger.ts"
 import { formatAge } from "./SupervisionTree.ts"
 
 /** Control characters of foreign text would let an agent draw on the operator's terminal. */
@@ -145,6 +147,54 @@ const leaseRows = (lease: LeaseInfo, now: number): ReadonlyArray<ReadonlyArray<s
   return rows
 }
 
+const keeperWords = ({ state, identity, adopted, startedAt, losses }: KeeperInfo, now: number): string => {
+  const lost = losses === 0 ? "" : `, ${losses} lost`
+  if (state === "attached" && identity !== null && startedAt !== null)
+    return `pid ${identity.pid}, up ${formatAge(now - startedAt)}${adopted ? ", of an earlier gateway" : ""}${lost}`
+  if (state === "gave-up") return `none: too many were lost of late${lost}`
+  return `none${state === "none" ? ", since nothing has run yet" : lost}`
+}
+
+/** What became, or becomes, of a run that nobody supervised. */
+export const dealingWords = ({ dealing, extinction }: Reconciled): string => {
+  switch (dealing._tag) {
+    case "adopt":
+      return "adopted: its keeper lives and holds it"
+    case "close":
+      return `finished: nothing of it is left (${dealing.lost})`
+    case "sweep":
+      return extinction === null
+        ? `killed: what is left of it carries its mark or cookie (${dealing.lost})`
+        : `killed (${dealing.lost})${extinction.survivors.length > 0 ? `; would not go: ${extinction.survivors.join(", ")}` : extinction.proven ? "" : "; not proven"}`
+    case "leave":
+      return `left: ${leftWords[dealing.because]}`
+  }
+}
+
+const leftWords: Record<typeof LeftBecause.Type, string> = {
+  "identity-unknown": "whether it lives cannot be seen from here",
+  "not-proven": "somebody has its number or its mark, and nothing proves that it is the run's",
+  "mark-held": "this process has its mark, or runs inside of it"
+}
+
+const reconciledWords = (all: ReadonlyArray<Reconciled>): string => {
+  const count = (tag: Reconciled["dealing"]["_tag"]) =>
+    all.filter(({ dealing }) => dealing._tag === tag).length
+  const words = [
+    [count("adopt"), "adopted"],
+    [count("close"), "finished"],
+    [count("sweep"), "killed"],
+    [count("leave"), "left"]
+  ].flatMap(([n, word]) => (n === 0 ? [] : [`${n} ${word}`]))
+  return words.length === 0 ? "none" : words.join(", ")
+}
+
+/** What a reap did, or with `dryRun` would do. */
+export const reaped = (all: ReadonlyArray<Reconciled>): string =>
+  all.length === 0
+    ? "no run is without a supervisor"
+    : table(all.map((one) => [one.runId, dealingWords(one)]))
+
 export const status = (gateway: GatewayStatus): string => {
   const now = gateway.startedAt + gateway.upMs
   const swept = gateway.swept.map(
@@ -157,6 +207,8 @@ export const status = (gateway: GatewayStatus): string => {
     ["memory", `${Math.round(gateway.rssBytes / 1024 / 1024)} MB`],
     ["mark", gateway.unmarked ?? "taken"],
     ["left by dead gateways", swept.length === 0 ? "nothing" : swept.join("; ")],
+    ["keeper", keeperWords(gateway.keeper, now)],
+    ["runs of earlier keepers", reconciledWords(gateway.reconciled)],
     ["policies", gateway.policies.length === 0 ? "none" : gateway.policies.join(", ")],
     ["hook client", gateway.hookClient],
     ["relays", String(gateway.relays)],

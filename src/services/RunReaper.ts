@@ -6,6 +6,7 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
+import type { SweepReport } from "./InstanceMark.ts"
 import type { RunLedgerError } from "./PtySupervisor.ts"
 import type { LossReason } from "./Run.ts"
 import type { Reconciled } from "./RunLedger.ts"
@@ -15,9 +16,13 @@ export class RunReaper extends Context.Service<
   {
     /** What `reap` would do now; `extinction` is null everywhere. */
     readonly plan: Effect.Effect<ReadonlyArray<Reconciled>, RunLedgerError>
-    /** `lost`: how those that ran are told to have been lost. Runs of a keeper that lives are named and left alone. */
+    /**
+     * `lost`: how those that ran are told to have been lost; `swept`: what was done before, which counts as theirs where it
+     * carried their marks. Runs of a keeper that lives are named and left alone.
+     */
     readonly reap: (
-      lost: Extract<LossReason, "both-lost" | "keeper-lost">
+      lost: Extract<LossReason, "both-lost" | "keeper-lost">,
+      swept: ReadonlyArray<SweepReport>
     ) => Effect.Effect<ReadonlyArray<Reconciled>, RunLedgerError>
   }
 >()("holdfast/RunReaper") {}

@@ -24,6 +24,8 @@ export interface Paths {
   readonly controlSocket: string
   /** One per epoch: a stale file is never in the way of a new gateway. */
   readonly hookSocket: (epoch: string) => string
+  /** One per app-server that a keeper holds; the name is drawn, and of the state directory by its beginning. */
+  readonly codexSocket: (name: string) => string
 }
 
 /** What a program knows of its surroundings before any file is read. */
@@ -61,6 +63,10 @@ export const resolvePaths = ({
   const config = home
     ? `${home}/config.json`
     : `${get("XDG_CONFIG_HOME") ?? `${trimSlash(homeDirectory)}/.config`}/holdfast/config.json`
+  return pathsIn({ state, runtime, config })
+}
+
+export const pathsIn = ({ state, runtime, config }: Pick<Paths, "state" | "runtime" | "config">): Paths => {
   const instance = (Hash.string(state) >>> 0).toString(16).padStart(8, "0")
   return {
     state,
@@ -69,7 +75,8 @@ export const resolvePaths = ({
     config,
     database: `${state}/holdfast.db`,
     controlSocket: `${runtime}/control-${instance}.sock`,
-    hookSocket: (epoch) => `${runtime}/hooks-${epoch.slice(-12)}.sock`
+    hookSocket: (epoch) => `${runtime}/hooks-${epoch.slice(-12)}.sock`,
+    codexSocket: (name) => `${runtime}/codex-${instance}-${name}.sock`
   }
 }
 

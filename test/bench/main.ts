@@ -19,6 +19,7 @@ import * as leases from "./leases.ts"
 import * as records from "./records.ts"
 import { type LeftOut, type Measured, type Row, text } from "./report.ts"
 import { preference } from "../../src/services/HookClients.ts"
+import * as stops from "./stops.ts"
 import * as turns from "./turns.ts"
 
 /** Of one suite; the slowest takes a third of it on two busy cores. */
@@ -56,7 +57,8 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["poison-told", "poison-next"], measure: leases.poison },
   { ids: ["route-rate"], measure: leases.routeRate },
   { ids: ["route-fair", "route-fair-16k"].flatMap((id) => [id, `${id}-own`]), measure: leases.routeFair },
-  { ids: ["memory-thread", "memory-run", "shared-50"], measure: () => leases.memory }
+  { ids: ["memory-thread", "memory-run", "shared-50"], measure: () => leases.memory },
+  { ids: ["stop-1k", "stop-1k-own", "stop-1k-time"], measure: stops.thousand }
 ]
 
 const usage = "usage: npm run bench -- [--quick] [--only ID[,ID...]] [--json FILE]"

@@ -202,7 +202,7 @@ const handlers = {
           mode: 0o700
         })
         const server = Context.get(yield* Layer.build(processOf(place, program)), AppServerProcess)
-        const connection = yield* server.start(1)
+        const connection = yield* server.start(1, "key")
         const [quiet, loud] = ["quiet", "loud"] as const
         const incoming = yield* connection.thread(quiet)
         const noise = yield* connection.thread(loud)

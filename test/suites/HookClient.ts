@@ -323,6 +323,24 @@ export const suite = (name: string, argv: ReadonlyArray<string>, live: typeof it
       })
     )
 
+    live("told to wait, is answered by a gateway that comes later, and else gives up at its deadline", () =>
+      Effect.gen(function* () {
+        const { dir, record, run } = yield* lonely({ pid: deadPid })
+        const nobody = yield* Effect.forkChild(run({ deadlineMs: 600, wait: true }))
+        assert.deepStrictEqual(yield* Fiber.join(nobody), denied("timeout"))
+        // A record that is a pipe, so that each look at it is seen: it was asked before there was anybody.
+        fs.rmSync(record)
+        childProcess.execFileSync("mkfifo", [record])
+        const client = yield* Effect.forkChild(run({ deadlineMs: far, wait: true }))
+        const looking = yield* readerOf(record)
+        yield* gateway(`${dir}/g.sock`, answers(200, `{"late":true}`))
+        fs.writeFileSync(`${dir}/next`, recordText({ socketPath: `${dir}/g.sock` }))
+        fs.renameSync(`${dir}/next`, record)
+        fs.closeSync(looking)
+        assert.deepStrictEqual(yield* Fiber.join(client), said(`{"late":true}`))
+      })
+    )
+
     live("keeps trying until the deadline when no successor comes", () =>
       Effect.gen(function* () {
         const { socketPath, run } = yield* scene((socket) => {

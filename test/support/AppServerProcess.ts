@@ -98,6 +98,8 @@ export const layerFake = Layer.effectContext(
           generation,
           origin: "spawned",
           pid: 1000 + generation,
+          runId: null,
+          mark: null,
           version: "0.169.0",
           request: () => Effect.die("the fake answers nothing"),
           thread: () =>

@@ -94,6 +94,7 @@ export interface Call {
   readonly event?: HookEventName
   readonly direction?: "closed" | "open"
   readonly deadlineMs?: number
+  readonly wait?: boolean
   /** Null leaves stdin open for ever. */
   readonly stdin?: string | null
 }
@@ -139,9 +140,17 @@ export const ask = ({
   event,
   direction,
   deadlineMs,
+  wait = false,
   stdin = payload
 }: Call): Effect.Effect<Outcome> =>
   spawned(
-    [...argv, record, event ?? "pre_tool_use", direction ?? "closed", String(deadlineMs ?? 5000)],
+    [
+      ...argv,
+      record,
+      event ?? "pre_tool_use",
+      direction ?? "closed",
+      String(deadlineMs ?? 5000),
+      ...(wait ? ["wait"] : [])
+    ],
     stdin
   )

@@ -21,6 +21,8 @@ export interface FakeRelay {
   readonly generation: number
   readonly token: string
   readonly events?: ReadonlyArray<HookEventName>
+  /** The next gateway takes it over. */
+  readonly leaving?: boolean
 }
 
 const allows: RelayEntry["decide"] = () => Effect.succeed(allowed)
@@ -47,7 +49,13 @@ export const layerFake = Layer.effectContext(
     let decide = allows
     let beforeFind = nothing
 
-    const put = ({ relayId, generation, token, events = ["pre_tool_use"] }: FakeRelay): void => {
+    const put = ({
+      relayId,
+      generation,
+      token,
+      events = ["pre_tool_use"],
+      leaving = false
+    }: FakeRelay): void => {
       entries.set(relayId, {
         info: {
           relayId,
@@ -70,6 +78,7 @@ export const layerFake = Layer.effectContext(
             log.push(`decide ${relayId} ${event.event}`)
             return decide(event, source)
           }),
+        leaving: Effect.succeed(leaving),
         refused: Effect.sync(() => void log.push(`refused ${relayId}`))
       })
     }

@@ -31,6 +31,16 @@ export const status = (over: Partial<GatewayStatus> = {}): GatewayStatus => ({
   mark: null,
   unmarked: null,
   swept: [],
+  keeper: {
+    state: "none",
+    keeperId: null,
+    identity: null,
+    mark: null,
+    adopted: false,
+    startedAt: null,
+    losses: 0
+  },
+  reconciled: [],
   policies: [],
   hookClient: "perl",
   relays: 0,

@@ -82,7 +82,7 @@ export const appServerOf = Effect.fnUntraced(function* (options: ServerOptions) 
     left: () => [
       ...new Set([...(mark === null ? [] : carriers(mark.low, mark.high)), ...cookieBearers(codexHome)])
     ],
-    start: Effect.flatMap(AppServerProcess, (server) => server.start(1)).pipe(
+    start: Effect.flatMap(AppServerProcess, (server) => server.start(1, "key")).pipe(
       Effect.provide(
         layer.pipe(
           Layer.provide([marks, layerEpoch({ epoch: epochOf(codexHome) }, mark), auth, binary, settings])

@@ -1,14 +1,16 @@
 /** The Codex driver in a world of fakes: app-servers that are scripts, one a generation; what was asked, and levers. */
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
 import * as os from "node:os"
-import { layer } from "../../src/layers/AgentDriverCodex.ts"
+import { layer, layerKept } from "../../src/layers/AgentDriverCodex.ts"
 import { InstanceMark } from "../../src/services/InstanceMark.ts"
 import { layer as layerEpoch } from "./Epoch.ts"
 import { AgentDriver, type AgentEvent, type RunRequest } from "../../src/services/AgentDriver.ts"
@@ -23,8 +25,10 @@ import {
 } from "../../src/services/AppServerFailure.ts"
 import { AppServerLease, type BorrowRequest } from "../../src/services/AppServerLease.ts"
 import type { AppServerConnection, Incoming } from "../../src/services/AppServerProcess.ts"
-import { AuditUnavailable, type AuditRow } from "../../src/services/AuditLog.ts"
+import { AuditLog, AuditUnavailable, type AuditRow } from "../../src/services/AuditLog.ts"
+import { Handover } from "../../src/services/Keeper.ts"
 import type { Decision } from "../../src/services/Policy.ts"
+import { PtySupervisor, type RunInfo, RunNotFound } from "../../src/services/PtySupervisor.ts"
 import {
   type Fenced,
   FenceNotRaised,
@@ -33,6 +37,7 @@ import {
   type RelaySpec
 } from "../../src/services/RelayRegistry.ts"
 import { type ThreadRecord, ThreadStore } from "../../src/services/ThreadStore.ts"
+import { type TurnRecord, TurnStore } from "../../src/services/TurnStore.ts"
 
 export const lostAt = (generation: number): AppServerLost =>
   new AppServerLost({ generation, reason: { _tag: "stdio-closed" }, stderrTail: "" })
@@ -59,6 +64,15 @@ export interface WorldOptions {
   readonly opening?: Deferred.Deferred<void>
   /** So many opened threads turn out to run with full access, whatever was asked for. */
   readonly loadedBySomebody?: number
+  /** The app-server is the run `r-1`, and this is what an earlier gateway left on it. */
+  readonly kept?: {
+    readonly left?: ReadonlyArray<TurnRecord>
+    /** What `thread/read` answers. */
+    readonly history?: unknown
+    /** False: it has ended meanwhile. */
+    readonly runs?: boolean
+    readonly rows?: ReadonlyArray<AuditRow>
+  }
   /** The thread was never written, so the next generation does not know it. */
   readonly forgetsThreads?: boolean
 }
@@ -78,6 +92,10 @@ export interface World {
   /** The borrowed app-server is lost; the next borrow gets the next generation. */
   readonly hangUp: Effect.Effect<unknown>
   readonly turnStarted: Effect.Effect<unknown>
+  /** The ledger. */
+  readonly turns: ReadonlyMap<string, TurnRecord>
+  /** From now on whatever ends is left to the next gateway. */
+  readonly leave: () => void
   /** From now on no request is answered; each has the deadline it asks for. */
   readonly goesSilent: () => void
   readonly driver: AgentDriver["Service"]
@@ -98,7 +116,9 @@ const sandboxTypes = {
 
 const methodOf = { start: "thread/start", list: "thread/backgroundTerminals/list" } as const
 
-export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): Effect.fn.Return<World> {
+export const world = Effect.fnUntraced(function* (
+  options: WorldOptions = {}
+): Effect.fn.Return<World, never, Scope.Scope> {
   const asked: Array<string> = []
   const params = new Map<string, unknown>()
   const log: Array<string> = []
@@ -152,6 +172,7 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
         ]
       }
     },
+    "thread/read": () => options.kept?.history,
     "thread/loaded/list": () => ({ data: [] }),
     "account/read": () => ({ account: null, requiresOpenaiAuth: true }),
     "turn/start": () => ({ turn: { id: numbered("U", ++turnCount) } }),
@@ -183,6 +204,8 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
         generation,
         origin: options.origin ?? "spawned",
         pid: generation,
+        runId: options.kept === undefined ? null : "r-1",
+        mark: null,
         version: "0.169.0",
         lost: Effect.never,
         gone: Effect.never,
@@ -245,6 +268,7 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
       }),
     incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
     rows,
+    inherit: (rows) => Effect.sync(() => log.push(`inherit [${rows.map(({ callId }) => callId).join(" ")}]`)),
     attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))
   }
   const remembered: Array<ThreadRecord> = []
@@ -279,12 +303,46 @@ export const world = Effect.fnUntraced(function* (options: WorldOptions = {}): E
       remember: (record) => Effect.sync(() => remembered.push(record))
     })
   )
-  const driver = yield* Effect.provide(AgentDriver, layer.pipe(Layer.provide(parts)))
+  const ledger = new Map(options.kept?.left?.map((record) => [record.runId, record]))
+  let leaving = false
+  const keeping = Layer.mergeAll(
+    Layer.succeed(TurnStore, {
+      note: (record) => Effect.sync(() => void ledger.set(record.runId, record)),
+      forget: (runId) => Effect.sync(() => void ledger.delete(runId)),
+      all: Effect.sync(() => [...ledger.values()])
+    }),
+    Layer.mock(PtySupervisor, {
+      reconciled: [],
+      find: (ref) =>
+        options.kept?.runs === false
+          ? Effect.fail(new RunNotFound({ ref }))
+          : Effect.succeed({ state: "Running" } as RunInfo)
+    }),
+    Layer.mock(AuditLog, { tail: () => Effect.succeed(options.kept?.rows ?? []) }),
+    Layer.succeed(
+      Handover,
+      Effect.sync(() => leaving)
+    )
+  )
+  const driver = Context.get(
+    yield* Effect.orDie(
+      Layer.build(
+        options.kept === undefined
+          ? layer.pipe(Layer.provide(parts))
+          : layerKept.pipe(Layer.provide([parts, keeping]))
+      )
+    ),
+    AgentDriver
+  )
   return {
     asked,
     params,
     log,
     driver,
+    turns: ledger,
+    leave: () => {
+      leaving = true
+    },
     borrows,
     registered,
     retired,

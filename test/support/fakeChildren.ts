@@ -13,6 +13,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import { type ChildSpec, type OutputChunk, type RunChild } from "../../src/layers/internal/runChild.ts"
 import type { Launch } from "../../src/layers/internal/runLife.ts"
+import type { RunMachine } from "../../src/layers/internal/runMachine.ts"
 import { makeWith, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
@@ -119,6 +120,14 @@ export const fakeSupervisor = Effect.gen(function* () {
     return "sent"
   }
 
+  const machine: RunMachine = {
+    places: {
+      cgroups: Effect.succeed({ _tag: "NotDelegated", problem: "fake" }),
+      make: () => Effect.void,
+      remove: () => Effect.void
+    },
+    traces: Effect.succeed({ kinOf: () => Effect.succeed([]), bearers: () => Effect.succeed([]) })
+  }
   let claims = 0
   const here = Layer.mergeAll(
     Layer.succeed(Epoch, {
@@ -155,10 +164,9 @@ export const fakeSupervisor = Effect.gen(function* () {
   )
   const runs = Context.get(
     yield* Layer.build(
-      Layer.effect(
-        PtySupervisor,
-        makeWith(launch, { make: () => Effect.void, remove: () => Effect.void })
-      ).pipe(Layer.provide(Layer.merge(here, Layer.succeedContext(services))))
+      Layer.effect(PtySupervisor, makeWith(launch, machine)).pipe(
+        Layer.provide(Layer.merge(here, Layer.succeedContext(services)))
+      )
     ).pipe(Scope.provide(scope)),
     PtySupervisor
   )

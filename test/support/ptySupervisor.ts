@@ -15,10 +15,16 @@ import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
 import { InstanceMark, layer as layerMark } from "../../src/layers/InstanceMark.ts"
+import type { CgroupsFound } from "../../src/layers/internal/cgroups.ts"
+import { launchChild } from "../../src/layers/internal/launchChild.ts"
+import { thisMachine } from "../../src/layers/internal/runMachine.ts"
 import { makeClaims } from "../../src/layers/internal/claimMark.ts"
 import { layer as layerIdentity, ProcessIdentity } from "../../src/layers/ProcessIdentity.ts"
-import { layer, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
+import { layer as layerKeeperLink } from "../../src/layers/Keeper.ts"
+import { layer, layerKeeper, makeWith, PtySupervisor } from "../../src/layers/PtySupervisor.ts"
 import { layer as layerRunLog, RunLog } from "../../src/layers/RunLog.ts"
+import { layer as layerRunLogKeeper } from "../../src/layers/RunLogKeeper.ts"
+import { layer as layerReaper } from "../../src/layers/RunReaper.ts"
 import { layer as layerTree } from "../../src/layers/SupervisionTree.ts"
 import { layer as layerSyscalls } from "../../src/layers/Syscalls.ts"
 import { Epoch } from "../../src/services/Epoch.ts"
@@ -26,6 +32,7 @@ import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { runDefaults, type RunSpec } from "../../src/services/Run.ts"
 import { resolvePaths, Settings } from "../../src/services/Settings.ts"
 import { record } from "./Epoch.ts"
+import { dist } from "./gateway.ts"
 import { carriers } from "./markedProcesses.ts"
 
 export const directory = Effect.acquireRelease(
@@ -58,6 +65,10 @@ export interface WorldOptions {
   /** False where the system has none. */
   readonly marked?: boolean
   readonly environment?: Readonly<Record<string, string>>
+  /** By way of a keeper, which needs the built program. */
+  readonly kept?: boolean
+  /** Instead of those of this machine. */
+  readonly cgroups?: CgroupsFound
 }
 
 /** A life of a gateway; it ends with the scope, or by `close`. */
@@ -73,13 +84,27 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
   const settings = Layer.succeed(Settings, {
     ...all,
     paths,
-    environment: options.environment ?? { PATH: process.env["PATH"] }
+    environment: options.environment ?? { PATH: process.env["PATH"] },
+    hook: { ...all.hook, clientDirectory: dist },
+    logLevel: "error"
   })
   const epoch = epochOf(options.epoch ?? "01J0000000000000000000000A", options.marked ?? true)
-  const graph = layer.pipe(
+  const { cgroups } = options
+  const inProcess =
+    cgroups === undefined
+      ? layer
+      : Layer.effect(
+          PtySupervisor,
+          makeWith(launchChild, {
+            ...thisMachine,
+            places: { ...thisMachine.places, cgroups: Effect.succeed(cgroups) }
+          })
+        )
+  const supervisor = options.kept === true ? kept : inProcess.pipe(Layer.provideMerge(layerRunLog))
+  const graph = supervisor.pipe(
     Layer.provideMerge(epoch),
     Layer.provideMerge(layerMark),
-    Layer.provideMerge([layerIdentity, layerDatabase, layerRunLog, layerSyscalls, layerTree]),
+    Layer.provideMerge([layerIdentity, layerDatabase, layerSyscalls, layerTree]),
     Layer.provide(settings),
     Layer.provide(Layer.succeed(References.MinimumLogLevel, "Error"))
   )
@@ -89,7 +114,8 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
   // Whatever a test leaves ends with it.
   yield* Effect.addFinalizer(() =>
     Effect.sync(() => {
-      if (range !== null) for (const pid of carriers(range.low, range.high)) process.kill(pid, "SIGKILL")
+      for (const { low, high } of [...(range === null ? [] : [range]), ...keeperRanges(home)])
+        for (const pid of carriers(low, high)) process.kill(pid, "SIGKILL")
     })
   )
   return {
@@ -97,6 +123,12 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
     runs: Context.get(context, PtySupervisor),
     log: Context.get(context, RunLog),
     range,
+    /** Who carries a mark of its runs. */
+    left: () =>
+      (options.kept === true ? keeperRanges(home) : [range!]).flatMap(({ low, high }) =>
+        // A keeper has the mark of its range itself.
+        carriers(low, options.kept === true ? high - 1 : high)
+      ),
     close: Scope.close(scope, Exit.void),
     /** As the ledger has them, on a connection of its own. */
     endsOf: (runIds: ReadonlyArray<string>) =>
@@ -109,6 +141,20 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
       })
   }
 })
+
+const kept = layerKeeper.pipe(
+  Layer.provideMerge(layerRunLogKeeper),
+  Layer.provideMerge(layerKeeperLink),
+  Layer.provide(layerReaper)
+)
+
+/** Of every keeper that a home has had. */
+const keeperRanges = (home: string): ReadonlyArray<MarkRange> => {
+  const database = new DatabaseSync(`${home}/state/holdfast.db`)
+  const rows = database.prepare("SELECT mark_low, mark_high FROM keepers WHERE mark_low IS NOT NULL").all()
+  database.close()
+  return rows.map((row) => ({ low: Number(row["mark_low"]), high: Number(row["mark_high"]) }))
+}
 
 export type World = Effect.Success<ReturnType<typeof supervisorOf>>
 

@@ -1,8 +1,7 @@
 /**
  * Terminal sessions, the same ones in every run: what programs print in a few hundred steps, in chunks that end anywhere,
- * with resizes between; and what a terminal shows, as one record.
+ * with resizes between.
  */
-import type { IBufferCell, Terminal } from "@xterm/headless"
 import { random } from "./random.ts"
 
 export type SessionItem = { readonly bytes: Uint8Array } | { readonly cols: number; readonly rows: number }
@@ -141,7 +140,7 @@ export const generatedSession = (seed: number): Session => {
 }
 
 /** In chunks that have nothing to do with what is in them. */
-const rechunked = (
+export const rechunked = (
   pieces: ReadonlyArray<Uint8Array | { readonly cols: number; readonly rows: number }>,
   next: () => number
 ): ReadonlyArray<SessionItem> => {
@@ -166,54 +165,4 @@ const rechunked = (
   }
   flush(0)
   return items
-}
-
-const attributes = (cell: IBufferCell): string =>
-  [
-    cell.getFgColorMode(),
-    cell.getFgColor(),
-    cell.getBgColorMode(),
-    cell.getBgColor(),
-    ...[
-      cell.isBold(),
-      cell.isItalic(),
-      cell.isDim(),
-      cell.isUnderline(),
-      cell.isBlink(),
-      cell.isInverse(),
-      cell.isInvisible(),
-      cell.isStrikethrough(),
-      cell.isOverline()
-    ].map((flag) => (flag ? 1 : 0))
-  ].join(",")
-
-/** All that a terminal shows and that later output depends on, as far as its interface tells. */
-export const shownBy = (terminal: Terminal) => {
-  const bufferOf = (buffer: Terminal["buffer"]["active"]) => {
-    const shown = buffer.type === terminal.buffer.active.type
-    // An alternate screen has no scrollback; what xterm keeps above one that was resized while away is never shown.
-    const [first, length] =
-      buffer.type === "alternate" ? [buffer.baseY, shown ? terminal.rows : 0] : [0, buffer.length]
-    return {
-      length,
-      // The buffer that is not shown has no cursor: it takes over the other's.
-      cursor: shown ? [buffer.cursorX, buffer.cursorY] : null,
-      lines: Array.from({ length }, (_, y) => {
-        const line = buffer.getLine(first + y)!
-        let cell: IBufferCell | undefined
-        const cells = Array.from({ length: terminal.cols }, (_, x) => {
-          cell = line.getCell(x, cell)!
-          return `${cell.getChars()}|${cell.getWidth()}|${attributes(cell)}`
-        })
-        return `${line.isWrapped ? "+" : " "}${cells.join(" ")}`
-      })
-    }
-  }
-  return {
-    size: [terminal.cols, terminal.rows],
-    active: terminal.buffer.active.type,
-    normal: bufferOf(terminal.buffer.normal),
-    alternate: bufferOf(terminal.buffer.alternate),
-    modes: { ...terminal.modes }
-  }
 }

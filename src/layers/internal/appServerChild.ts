@@ -13,18 +13,15 @@ import * as fs from "node:fs"
 import { AppServerUnavailable, type PoisonReason } from "../../services/AppServerFailure.ts"
 import type { Gone } from "../../services/AppServerProcess.ts"
 import { type MarkRange, type SweepReport, underMark } from "../../services/InstanceMark.ts"
-import { redact } from "../../services/Redaction.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import type { Transport } from "./appServerConnection.ts"
+import { untilStopped } from "./appServerWatch.ts"
 import { endSeen } from "./endSeen.ts"
 import { errorCode } from "./errorCode.ts"
 import { killGroup } from "./killGroup.ts"
-import { isStill, kinOf, type Seen, signal, switchesOf, vitals } from "./procfs.ts"
+import { keptLength, shownWords } from "./lastWords.ts"
+import { isStill, kinOf, type Seen, signal, vitals } from "./procfs.ts"
 
-/** Characters of stderr kept for a report; the reference system keeps the same. */
-const stderrTailLength = 2000
-/** Kept to be redacted as a whole: a key that is cut in two is not known as one. The longest of PEM have 13 KB. */
-const stderrKept = 16 * 1024
 /** How long the exit status may come after a pipe has ended or broken. */
 const exitAfterEndMs = 250
 /** What was written to stderr before an exit is read within microseconds, unless somebody else keeps it open. */
@@ -80,7 +77,7 @@ export const launch = Effect.fnUntraced(function* (
       })
       child.stderr.once("close", () => Deferred.doneUnsafe(spoken, Effect.void))
       child.stderr.setEncoding("utf8").on("data", (text: string) => {
-        stderr = (stderr + text).slice(-stderrKept)
+        stderr = (stderr + text).slice(-keptLength)
       })
       for (const pipe of child.stdio) pipe?.on("error", () => undefined)
     }),
@@ -119,7 +116,10 @@ export const launch = Effect.fnUntraced(function* (
       Effect.flatMap((exit) => Effect.fail(Option.getOrElse(exit, () => reason)))
     )
   const closed = Stream.fromEffect(orItsExit({ _tag: "stdio-closed" }))
-  const look = () => (isUnreaped(child) ? vitals(child.pid!) : null)
+  const look = () => {
+    const now = isUnreaped(child) ? vitals(child.pid!) : null
+    return now === null ? null : { ...now, pid: child.pid! }
+  }
   return {
     pid: child.pid!,
     transport: {
@@ -144,20 +144,10 @@ export const launch = Effect.fnUntraced(function* (
           )
         })
     },
-    stderrTail: () => redact(stderr).slice(-stderrTailLength),
+    stderrTail: () => shownWords(stderr),
     cpuTimeMs: () => look()?.cpuTimeMs ?? null,
     exited,
-    stopped: Effect.gen(function* () {
-      let before: string | null = null
-      while (true) {
-        yield* Effect.sleep(options.lease.stateLookMs)
-        const now = look()
-        // Two looks may meet two stops, as when something doses its processor time; in one lasting stop nothing moves.
-        const still = now?.state === "T" ? `${switchesOf(child.pid!)} ${now.cpuTimeMs}` : null
-        if (still !== null && still === before) return
-        before = still
-      }
-    }),
+    stopped: untilStopped(look, options.lease.stateLookMs),
     gone: Deferred.await(gone)
   }
 })

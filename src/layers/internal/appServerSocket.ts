@@ -49,8 +49,14 @@ export const dial = Effect.fnUntraced(function* (
   address: string,
   {
     tokenFile,
-    timeoutMs
-  }: { readonly tokenFile: SettingsShape["appServer"]["tokenFile"]; readonly timeoutMs: number }
+    timeoutMs,
+    objection = () => null
+  }: {
+    readonly tokenFile: SettingsShape["appServer"]["tokenFile"]
+    readonly timeoutMs: number
+    /** Why whoever listens on the Unix socket is not the one that is meant; null when it is. */
+    readonly objection?: (connection: net.Socket) => string | null
+  }
 ): Effect.fn.Return<Dialed, AppServerUnavailable, Scope.Scope> {
   const socketPath = address.startsWith("unix:") ? address.slice("unix:".length) : null
   yield* socketPath === null ? checkHost(address) : checkSocket(socketPath)
@@ -58,6 +64,7 @@ export const dial = Effect.fnUntraced(function* (
   const closed = yield* Deferred.make<void>()
   /** What the socket broke by; a close code says less. */
   let broken: string | null = null
+  let connection: net.Socket | null = null
 
   const ws = yield* Effect.acquireRelease(
     Effect.sync(() => {
@@ -66,7 +73,7 @@ export const dial = Effect.fnUntraced(function* (
         perMessageDeflate: false,
         ...(token === null ? {} : { headers: { authorization: `Bearer ${Redacted.value(token)}` } }),
         // A path may hold what an address cannot.
-        ...(socketPath === null ? {} : { createConnection: () => net.connect(socketPath) })
+        ...(socketPath === null ? {} : { createConnection: () => (connection = net.connect(socketPath)) })
       })
       ws.on("error", (error) => {
         broken ??= errorCode(error) ?? null
@@ -96,6 +103,10 @@ export const dial = Effect.fnUntraced(function* (
       orElse: () => Effect.fail(unavailable(`${shown} did not take the connection within ${timeoutMs} ms.`))
     })
   )
+
+  // Before a word was said to it.
+  const problem = connection === null ? null : objection(connection)
+  if (problem !== null) return yield* unavailable(problem)
 
   const lossOf = (code: string | null): PoisonReason =>
     broken === "WS_ERR_UNSUPPORTED_MESSAGE_LENGTH"

@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { PoisonReason } from "../../services/AppServerFailure.ts"
+import { switchesOf, type Vitals } from "./procfs.ts"
 
 export interface Life {
   readonly probeIntervalMs: number
@@ -68,3 +69,19 @@ export const showsLife = ({ life, nextHeard, probe }: Pulse): Effect.Effect<bool
       (answered) => Option.isSome(answered) || advanced(used, life.cpuTimeMs())
     )
   })
+
+/** Completes when somebody has stopped it and it stays so; `look` is null while there is nothing to see. */
+export const untilStopped = Effect.fnUntraced(function* (
+  look: () => (Vitals & { readonly pid: number }) | null,
+  everyMs: number
+) {
+  let before: string | null = null
+  while (true) {
+    yield* Effect.sleep(everyMs)
+    const now = look()
+    // Two looks may meet two stops, as when something doses its processor time; in one lasting stop nothing moves.
+    const still = now?.state === "T" ? `${switchesOf(now.pid)} ${now.cpuTimeMs}` : null
+    if (still !== null && still === before) return
+    before = still
+  }
+})

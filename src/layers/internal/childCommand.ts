@@ -8,6 +8,7 @@ import * as path from "node:path"
 import { type MarkRange, underMark } from "../../services/InstanceMark.ts"
 import type { SpawnProblem } from "../../services/Run.ts"
 import { defaultPath } from "../../services/RunPlace.ts"
+import { inGroup } from "./cgroups.ts"
 import { errorCode } from "./errorCode.ts"
 import { ChildFailed, type ChildSpec } from "./runChild.ts"
 
@@ -45,11 +46,14 @@ export const findCommand = Effect.fnUntraced(function* (
       "command-not-found",
       `${program} names ${missing} as its interpreter, which cannot be run.`
     )
-  if (mark === null) return { program, args, mark: null }
+  const placed = (command: Pick<ChildCommand, "program" | "args">) =>
+    spec.cgroup ? inGroup(spec.cgroup, command) : command
+  if (mark === null) return { ...placed({ program, args }), mark: null }
   const prlimit = prlimitPlaces.find((file) => look(file) === "runs") ?? lookUp("prlimit", cwd, env["PATH"])
-  if (typeof prlimit === "string") return { ...underMark(mark, program, args), program: prlimit, mark }
+  if (typeof prlimit === "string")
+    return { ...placed({ ...underMark(mark, program, args), program: prlimit }), mark }
   yield* Effect.logWarning("no prlimit command: a run starts without a mark of its own")
-  return { program, args, mark: null }
+  return { ...placed({ program, args }), mark: null }
 })
 
 /** Refused by the kernel only after the fork, or cut short without a word. */

@@ -46,7 +46,8 @@ const unloaded = Effect.fnUntraced(function* (server: AppServerConnection, threa
 const opened = (
   server: AppServerConnection,
   method: string,
-  params: unknown
+  params: unknown,
+  leaving: Effect.Effect<boolean>
 ): Effect.Effect<ThreadResult, RequestFailure, Scope.Scope> =>
   Effect.gen(function* () {
     const asking = yield* Effect.forkScoped(server.request(method, params, ThreadResult))
@@ -58,7 +59,11 @@ const opened = (
     return yield* Effect.uninterruptibleMask((restore) =>
       restore(Fiber.join(asking)).pipe(
         Effect.onInterrupt(() => late),
-        Effect.tap(({ thread }) => Effect.addFinalizer(() => letGo(server, thread.id)))
+        Effect.tap(({ thread }) =>
+          Effect.addFinalizer(() =>
+            Effect.flatMap(leaving, (left) => (left ? Effect.void : letGo(server, thread.id)))
+          )
+        )
       )
     )
   })
@@ -71,6 +76,8 @@ export const openThread = Effect.fnUntraced(function* (options: {
   readonly cwd: string
   readonly thread: ThreadChoice
   readonly checked: { readonly config: Readonly<Record<string, unknown>>; readonly sandbox: SandboxMode }
+  /** Asked as the scope closes: whether the next gateway goes on with what runs on the thread. */
+  readonly leaving: Effect.Effect<boolean>
 }) {
   const { server, thread: choice, checked } = options
   const { hooks, expected } = governedHooks(options.commands, options.hookTimeoutMs)
@@ -92,7 +99,7 @@ export const openThread = Effect.fnUntraced(function* (options: {
     ...(modelProvider === null ? {} : { modelProvider }),
     ...(choice._tag === "start" ? { ephemeral: false } : { threadId: choice.threadId, excludeTurns: true })
   }
-  const open = opened(server, `thread/${choice._tag}`, params)
+  const open = opened(server, `thread/${choice._tag}`, params, options.leaving)
   let result = yield* open
   let problems = threadProblems(result, terms)
   if (problems.length > 0) {

@@ -46,10 +46,10 @@ const decodeHook = Schema.decodeUnknownOption(HookCompleted)
 const decodeTurn = Schema.decodeUnknownOption(TurnChanged)
 const decodeError = Schema.decodeUnknownOption(ErrorNotification)
 
-const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null => {
+export const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null => {
   switch (item.type) {
     case "agentMessage":
-      return { _tag: "message", threadId, text: item.text ?? "" }
+      return { _tag: "message", threadId, itemId: item.id, text: item.text ?? "" }
     case "commandExecution":
       return {
         _tag: "command",
@@ -95,7 +95,7 @@ export interface TurnEnd {
   readonly failure: AppServerFailure | null
 }
 
-const endOf = ({ status, error }: (typeof TurnChanged.Type)["turn"]): TurnEnd => {
+export const endOf = ({ status, error }: (typeof TurnChanged.Type)["turn"]): TurnEnd => {
   const problem = error ? redact(error.message).slice(0, maxProblemLength) : null
   if (status === "completed") return { status, problem, failure: null }
   return {
@@ -123,11 +123,33 @@ const stalledEnd = (failure: ProviderUnavailable): TurnEnd => ({
 /** Signs that the model or its tools got on, as opposed to the turn's own administration. */
 const isProgress = (method: string): boolean => /^(item|hook|thread\/tokenUsage)\//.test(method)
 
+export type TurnStart =
+  | {
+      readonly _tag: "prompt"
+      readonly prompt: string
+      /** Codex has said that it runs. */
+      readonly begun: (turnId: string) => Effect.Effect<void>
+    }
+  /** It was started by a gateway that is no more. */
+  | {
+      readonly _tag: "join"
+      readonly turnId: string
+      /** Open since before the thread was resumed: what waits for an answer is repeated then. */
+      readonly incoming: Effect.Success<ReturnType<AppServerConnection["thread"]>>
+      readonly inProgress: ReadonlyArray<ItemEvent>
+      /** Items whose end was told from the thread's history; a message may say it once more. */
+      readonly told: Set<string>
+      /** It has ended while nobody was there. */
+      readonly over: TurnEnd | null
+    }
+
 export const runTurn = Effect.fnUntraced(function* (options: {
   readonly server: AppServerConnection
   readonly relay: Relay
   readonly threadId: string
-  readonly prompt: string
+  readonly start: TurnStart
+  /** Asked as the scope closes: whether the next gateway goes on with it, so that nothing is to be stopped. */
+  readonly leaving: Effect.Effect<boolean>
   readonly emit: (event: AgentEvent) => Effect.Effect<unknown>
   /** Threads that belong to a run; the sub-agents' join while the turn lasts. */
   readonly inUse: Set<string>
@@ -136,9 +158,9 @@ export const runTurn = Effect.fnUntraced(function* (options: {
   /** Ends what commands of these threads left running where Codex does not know it. */
   readonly endProcesses: (threads: ReadonlyArray<string>) => Effect.Effect<void>
 }) {
-  const { server, relay, threadId, emit, inUse, seen, limits, endProcesses } = options
+  const { server, relay, threadId, start, emit, inUse, seen, limits, endProcesses } = options
   const { turns } = seen
-  const incoming = yield* server.thread(threadId)
+  const incoming = start._tag === "join" ? start.incoming : yield* server.thread(threadId)
   const items = new Map<string, ItemEvent>()
   /** A turn that came to its own end may leave a server running that it was asked to start; an interrupted one nothing. */
   let cameToItsEnd = false
@@ -219,6 +241,7 @@ export const runTurn = Effect.fnUntraced(function* (options: {
         return null
       }
       items.delete(entry.item.id)
+      if (start._tag === "join" && start.told.delete(entry.item.id)) return null
       if (seen.finished.size < maxFinished) seen.finished.add(entry.item.id)
       const event = eventOfItem(entry)
       if (event) yield* emit(event)
@@ -268,6 +291,7 @@ export const runTurn = Effect.fnUntraced(function* (options: {
   })
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
+      if (yield* options.leaving) return
       const unread = yield* Effect.orElseSucceed(Queue.clear(incoming), () => [])
       for (const { method, params } of unread) track(method, params)
       const interrupted = yield* interruptAll
@@ -276,16 +300,27 @@ export const runTurn = Effect.fnUntraced(function* (options: {
       if (interrupted) yield* Effect.timeoutOption(cleanAll, cleanupBudgetMs)
     }).pipe(Effect.ensuring(letGo))
   )
-  const started = yield* Effect.uninterruptible(
-    Effect.tap(
-      server.request(
-        "turn/start",
-        { threadId, input: [{ type: "text", text: options.prompt.toWellFormed(), text_elements: [] }] },
-        TurnResult
-      ),
-      ({ turn }) => Effect.sync(() => turns.set(threadId, turn.id))
+  let ourTurn: string
+  if (start._tag === "join") {
+    ourTurn = start.turnId
+    for (const entry of start.inProgress) remember(entry)
+    if (start.over !== null) {
+      cameToItsEnd = start.over.status === "completed"
+      return start.over
+    }
+    turns.set(threadId, ourTurn)
+  } else {
+    const text = start.prompt.toWellFormed()
+    ourTurn = yield* Effect.uninterruptible(
+      server
+        .request("turn/start", { threadId, input: [{ type: "text", text, text_elements: [] }] }, TurnResult)
+        .pipe(
+          Effect.tap(({ turn }) => Effect.sync(() => turns.set(threadId, turn.id))),
+          Effect.tap(({ turn }) => start.begun(turn.id)),
+          Effect.map(({ turn }) => turn.id)
+        )
     )
-  )
+  }
   while (true) {
     const message = yield* next
     // The turn itself is interrupted as this scope closes.
@@ -295,7 +330,7 @@ export const runTurn = Effect.fnUntraced(function* (options: {
       stall = null
     if (message._tag === "request") yield* Effect.forkScoped(Effect.ignore(answer(message)))
     else {
-      const ended = yield* onNotification(message.method, message.params, started.turn.id)
+      const ended = yield* onNotification(message.method, message.params, ourTurn)
       if (ended) {
         cameToItsEnd = ended.status === "completed"
         return ended

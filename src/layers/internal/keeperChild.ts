@@ -22,15 +22,6 @@ const maxLogBytes = 1024 * 1024
 /** More than any ready line. */
 const maxLineBytes = 4_096
 
-/** Where its paths come from; nothing else of the gateway's environment is needed, and some of it is secret. */
-const placeVariables = [
-  "HOLDFAST_HOME",
-  "HOLDFAST_RUNTIME_DIR",
-  "XDG_STATE_HOME",
-  "XDG_RUNTIME_DIR",
-  "XDG_CONFIG_HOME"
-]
-
 const ReadyLine = Schema.fromJsonString(Schema.Struct({ ready: Schema.Literal(true), pid: Schema.Int }))
 
 const notStarted = (detail: string) => new KeeperUnavailable({ problem: "not-started", detail })
@@ -45,7 +36,7 @@ const openLog = (file: string): number => {
   )
 }
 
-export const keeperLogOf = ({ state }: SettingsShape["paths"]): string => path.join(state, "keeper.log")
+const keeperLogOf = ({ state }: SettingsShape["paths"]): string => path.join(state, "keeper.log")
 
 /**
  * Up to its ready line. When that does not come the child is killed, which is ours and unreaped, and it has held nothing; it
@@ -65,7 +56,8 @@ export const startKeeper = Effect.fnUntraced(function* (
     (fd) => Effect.sync(() => fs.closeSync(fd))
   )
   const env = {
-    ...passed(environment, placeVariables),
+    // Of its own; what its runs get comes with each of them.
+    ...passed(environment),
     HOLDFAST_LOG_LEVEL: logLevel,
     [keeperVariable]: birth.keeperId
   }

@@ -19,18 +19,23 @@ import {
 import { KeeperUnavailable } from "../../services/PtySupervisor.ts"
 
 /** A hello is a look into memory; a keeper that takes this long is stopped or stuck. */
-export const helloTimeoutMs = 10_000
+const helloTimeoutMs = 10_000
 /** The kernel closes a local socket with the process behind it, so silence says only that the keeper is stopped. */
 const pingIntervalMs = 60_000
 /** A keeper that is stopped for longer than anybody stops one on purpose is given up. */
 const pingTimeoutMs = 15 * 60_000
 
+const unreachable = (detail: string) => new KeeperUnavailable({ problem: "unresponsive", detail })
 const lost = new KeeperUnavailable({ problem: "lost", detail: "" })
 
-/** A transport that fails, even as the library's defect on writing, is a lost keeper. */
+/**
+ * A transport that fails, even as the library's defect on writing, is a lost keeper; so is one that ends, which interrupts
+ * what it has not answered. An interruption of the caller itself never comes by here.
+ */
 const isLoss = (cause: Cause.Cause<unknown>): boolean => {
   const error = Cause.squash(cause)
   return (
+    Cause.hasInterruptsOnly(cause) ||
     Predicate.isTagged(error, "RpcClientError") ||
     (Cause.hasDies(cause) && Predicate.isTagged(error, "SocketError"))
   )
@@ -54,7 +59,6 @@ export const attach = Effect.fnUntraced(function* (
   socketPath: string,
   { epoch, owner }: Pick<EpochRecord, "epoch" | "owner">
 ): Effect.fn.Return<Attached, KeeperUnavailable, Scope.Scope> {
-  const unreachable = (detail: string) => new KeeperUnavailable({ problem: "unresponsive", detail })
   const protocol = yield* Layer.build(
     RpcClient.layerProtocolSocket({
       retryTransientErrors: false,

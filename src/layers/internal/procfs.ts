@@ -83,7 +83,6 @@ export const ancestorsOf = (pid: number): ReadonlyArray<number> => {
 export interface Vitals {
   /** One letter of proc_pid_stat(5); `T` is stopped by a signal, and not by a debugger. */
   readonly state: string
-  readonly session: number
   /** What it and its threads have used, in the kernel and outside. */
   readonly cpuTimeMs: number
 }
@@ -97,9 +96,9 @@ export const vitals = (pid: number): Vitals | null => {
   if (typeof text !== "string") return null
   // Counted from the last parenthesis, as parseStat does: state is field 3.
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ")
-  const [state, session, user, system] = [fields[0], fields[3], fields[11], fields[12]]
+  const [state, user, system] = [fields[0], fields[11], fields[12]]
   if (state === undefined || system === undefined) return null
-  return { state, session: Number(session), cpuTimeMs: (Number(user) + Number(system)) * tickMs }
+  return { state, cpuTimeMs: (Number(user) + Number(system)) * tickMs }
 }
 
 /**
@@ -120,30 +119,53 @@ export interface Seen {
   readonly startToken: string
 }
 
-/** Whoever descends from a process now, or is in the session that it leads; without the process itself. */
-export const kinOf = (leader: number): ReadonlyArray<Seen> => {
-  const children = new Map<number, Array<number>>()
-  const seen = new Map<number, Seen>()
-  const kin = new Map<number, Seen>()
-  for (const pid of pids() ?? []) {
-    const now = sight(pid)
-    if (now._tag !== "Running") continue
-    const one = { pid, startToken: now.startToken }
-    seen.set(pid, one)
-    const siblings = children.get(now.parent)
-    if (siblings === undefined) children.set(now.parent, [pid])
-    else siblings.push(pid)
-    if (pid !== leader && vitals(pid)?.session === leader) kin.set(pid, one)
-  }
-  const rest = [leader, ...kin.keys()]
-  for (let parent = rest.pop(); parent !== undefined; parent = rest.pop())
-    for (const pid of children.get(parent) ?? [])
-      if (pid !== leader && !kin.has(pid)) {
-        kin.set(pid, seen.get(pid)!)
+/** A process and the numbers that it shares with others. */
+export interface Relatives extends Seen {
+  readonly parent: number
+  readonly group: number
+  readonly session: number
+}
+
+/** Null when there is no such process, or only what its parent has not taken yet. */
+export const relativesOf = (pid: number): Relatives | null => {
+  const text = read(`/proc/${pid}/stat`)
+  if (typeof text !== "string") return null
+  const seen = parseStat(text)
+  if (seen._tag !== "Running") return null
+  const { startToken, parent } = seen
+  const [, , group, session] = text.slice(text.lastIndexOf(")") + 2).split(" ")
+  return { pid, startToken, parent, group: Number(group), session: Number(session) }
+}
+
+/**
+ * Whoever among all descends from a process, or is in a session or group that it or one of those leads; without itself. A
+ * number that leads a session or group is nobody else's while anybody is in it.
+ */
+export const familyOf = (all: ReadonlyArray<Relatives>, leader: number): ReadonlyArray<Seen> => {
+  const below = new Map<number, Array<Relatives>>()
+  for (const one of all)
+    for (const above of new Set([one.parent, one.session, one.group])) {
+      const theirs = below.get(above)
+      if (theirs === undefined) below.set(above, [one])
+      else theirs.push(one)
+    }
+  const family = new Map<number, Seen>()
+  const rest = [leader]
+  for (let above = rest.pop(); above !== undefined; above = rest.pop())
+    for (const { pid, startToken } of below.get(above) ?? [])
+      if (pid !== leader && !family.has(pid)) {
+        family.set(pid, { pid, startToken })
         rest.push(pid)
       }
-  return [...kin.values()]
+  return [...family.values()]
 }
+
+/** The family of a process now, without itself; in one step, which takes 10 microseconds a process. */
+export const kinOf = (leader: number): ReadonlyArray<Seen> =>
+  familyOf(
+    (pids() ?? []).flatMap((pid) => relativesOf(pid) ?? []),
+    leader
+  )
 
 /**
  * Equal as long as a process runs the same program with the same arguments and environment: its name, and where its code,

@@ -10,8 +10,10 @@ import {
   type HookEvent,
   type ToolCall
 } from "../../services/HookEvent.ts"
+import type { AuditRow } from "../../services/AuditLog.ts"
 import type { Decision } from "../../services/Policy.ts"
 import {
+  type ApprovalCall,
   fencedBecause,
   type FenceState,
   type Kept,
@@ -86,4 +88,33 @@ export const subjectOf = (event: HookEvent): string => {
   const call = event.call
   if (call === null) return ""
   return call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
+}
+
+/**
+ * What a row says of a call that an earlier gateway's hook decided, as far as it says it exactly: of a rewrite not what was
+ * granted, and a text that was masked or cut equals none that an approval shows.
+ */
+export const inheritedOf = (row: AuditRow): Kept | null =>
+  row.source !== "hook" || row.event !== "pre_tool_use" || row.tool === null || row.verdict === "rewrite"
+    ? null
+    : {
+        callId: row.callId,
+        tool: row.tool,
+        text: row.subject,
+        decision: {
+          verdict: { _tag: row.verdict },
+          policy: row.policy,
+          reason: row.reason,
+          votes: row.votes
+        }
+      }
+
+/** An approval that shows nothing of what it is about: no policy could judge it. */
+export const isUnseen = ({ call }: ApprovalCall): boolean => call.kind === "patch" && call.paths.length === 0
+
+export const unseenPatch: Decision = {
+  verdict: { _tag: "deny" },
+  policy: "unseen",
+  reason: "Codex asked about a patch that nobody here has seen, so nobody could judge it",
+  votes: []
 }

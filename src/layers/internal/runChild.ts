@@ -19,6 +19,8 @@ export interface ChildSpec {
   /** The whole of it: nothing of this process's own environment is added. */
   readonly env: Readonly<Record<string, string>>
   readonly mark: MarkRange | null
+  /** The directory of a cgroup of its own, where there is one. */
+  readonly cgroup?: string | null
   /** Null: pipes. */
   readonly pty: WindowSize | null
 }

@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect"
 import { runsNamedIn } from "../../services/RunPlace.ts"
 import { maxPendingReads, readEnvironment } from "./environ.ts"
-import { ancestorsOf, pids, type Seen, sight } from "./procfs.ts"
+import { ancestorsOf, imageOf, pids, type Seen, sight } from "./procfs.ts"
 
 /** By run id: every process that names it, but this one and those it descends from. */
 export const cookieBearers: Effect.Effect<ReadonlyMap<string, ReadonlyArray<Seen>>> = Effect.suspend(() => {
@@ -18,15 +18,27 @@ export const cookieBearers: Effect.Effect<ReadonlyMap<string, ReadonlyArray<Seen
 /** For reads that are under way to be answered. Two that never are (their processes are stuck in the kernel) end a look. */
 const patienceMs = 2_000
 
-/** The same of some processes, each looked at only while it is who was seen. */
+/** What was read of a process, by its number and start; it holds for as long as it runs the same program. */
+export type KnownCookies = Map<string, { readonly image: string | null; readonly runs: ReadonlySet<string> }>
+
+/** Some 200 bytes each; past it everything is read anew. */
+const maxKnown = 16_384
+
+/**
+ * The same of some processes, each looked at only while it is who was seen. Once a run's, always: one that has cleared its
+ * environment since has it from there.
+ */
 export const bearersAmong = Effect.fnUntraced(function* (
-  among: ReadonlyArray<{ readonly pid: number; readonly startToken: string | null }>
+  among: ReadonlyArray<{ readonly pid: number; readonly startToken: string | null }>,
+  known: KnownCookies = new Map()
 ): Effect.fn.Return<ReadonlyMap<string, ReadonlyArray<Seen>>> {
   const found = new Map<string, Array<Seen>>()
   const reading = new Set<Promise<void>>()
 
-  const note = (one: Seen, environment: string): void => {
-    for (const runId of runsNamedIn(environment)) {
+  if (known.size > maxKnown) known.clear()
+
+  const note = (one: Seen, runs: ReadonlySet<string>): void => {
+    for (const runId of runs) {
       const theirs = found.get(runId)
       if (theirs === undefined) found.set(runId, [one])
       else theirs.push(one)
@@ -48,9 +60,22 @@ export const bearersAmong = Effect.fnUntraced(function* (
     }
     const seen = sight(pid)
     if (seen._tag !== "Running" || (startToken ?? seen.startToken) !== seen.startToken) continue
+    const bearer = { pid, startToken: seen.startToken }
+    const key = `${pid}/${seen.startToken}`
+    const before = known.get(key)
+    const image = imageOf(pid)
+    if (before !== undefined && (before.runs.size > 0 || before.image === image)) {
+      note(bearer, before.runs)
+      continue
+    }
     const one = readEnvironment(pid)
       .then(
-        (environment) => note({ pid, startToken: seen.startToken }, environment),
+        (environment) => {
+          const runs = runsNamedIn(environment)
+          // Another program by now: what was read may be of either.
+          if (runs.size > 0 || imageOf(pid) === image) known.set(key, { image, runs })
+          note(bearer, runs)
+        },
         () => undefined
       )
       .finally(() => reading.delete(one))

@@ -32,6 +32,7 @@ export interface RunLifeOptions {
   readonly spec: RunSpec
   readonly env: Readonly<Record<string, string>>
   readonly mark: MarkRange | null
+  readonly cgroup: string | null
   /** Of the run: the log, its attempts and everything that is forked. */
   readonly scope: Scope.Scope
   readonly launch: Launch
@@ -99,13 +100,16 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
     const attemptScope = yield* Scope.fork(scope)
     const { command, args, cwd } = spec
     const child = yield* options
-      .launch({ command, args, cwd, env: options.env, mark: options.mark, pty: size }, calls)
+      .launch(
+        { command, args, cwd, env: options.env, mark: options.mark, cgroup: options.cgroup, pty: size },
+        calls
+      )
       .pipe(
         Scope.provide(attemptScope),
         Effect.onExit((exit) => (Exit.isFailure(exit) ? Scope.close(attemptScope, exit) : Effect.void))
       )
     const leader = { pid: child.pid, startToken: yield* startTokenOf(child, options.identities) }
-    const tree: RunTree = { runId, leader, mark: child.mark, kin: new Map() }
+    const tree: RunTree = { runId, leader, mark: child.mark, cgroup: options.cgroup, kin: new Map() }
     attempt = { scope: attemptScope, child, tree, left: false }
     return { attempt, output }
   })
@@ -139,7 +143,7 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
         Effect.gen(function* () {
           yield* child.reaped
           attempt.left = true
-          rememberKin(tree)
+          yield* rememberKin(tree, options.hands)
           const status = yield* child.exited
           // Whoever learns of the end finds the whole output in the log.
           yield* Fiber.await(pumping)

@@ -1,20 +1,22 @@
-/** The directories of runs on disk. Without them a run works all the same, and is named by its environment none the less. */
+/** The directories of runs on disk, and their cgroups. Without them a run works all the same, and is named by its environment none the less. */
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { placed, type RunPlace, runPlace } from "../../services/RunPlace.ts"
 import { maxSocketPathBytes, type Paths } from "../../services/Settings.ts"
+import { type CgroupsFound, findCgroups, groupOf, makeGroup, removeGroup } from "./cgroups.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./privateDirectory.ts"
 
 export interface PlacesOnDisk {
+  readonly cgroups: Effect.Effect<CgroupsFound>
   readonly make: (place: RunPlace) => Effect.Effect<void>
   readonly remove: (place: RunPlace) => Effect.Effect<void>
 }
 
 export interface RunPlaces {
-  /** There for as long as the scope. */
-  readonly make: (runId: string) => Effect.Effect<void, never, Scope.Scope>
+  /** There for as long as the scope; the run's cgroup, where it can have one. */
+  readonly make: (runId: string) => Effect.Effect<string | null, never, Scope.Scope>
   /** Of runs whose gateway did not. */
   readonly remove: (runIds: ReadonlyArray<string>) => Effect.Effect<void>
   /** An environment that names the run. */
@@ -33,6 +35,7 @@ const remove = ({ bin, tmux }: RunPlace): Effect.Effect<void> =>
   )
 
 export const onDisk: PlacesOnDisk = {
+  cgroups: findCgroups,
   make: ({ bin, tmux }) =>
     Effect.forEach(tmux === null ? [bin] : [bin, tmux], ensurePrivateDirectory, { discard: true }).pipe(
       Effect.catch((error) => Effect.logWarning(error.message))
@@ -40,12 +43,29 @@ export const onDisk: PlacesOnDisk = {
   remove
 }
 
-export const placesIn = (paths: Paths, disk: PlacesOnDisk): RunPlaces => {
+export const placesIn = Effect.fnUntraced(function* (
+  paths: Paths,
+  disk: PlacesOnDisk
+): Effect.fn.Return<RunPlaces> {
   const limits = { uid: effectiveUid(), maxSocketBytes: maxSocketPathBytes(process.platform) }
   const of = (runId: string) => runPlace(paths, runId, limits)
+  const cgroups = yield* disk.cgroups
+  const group = (runId: string) => (cgroups._tag === "Delegated" ? groupOf(cgroups.directory, runId) : null)
+  const remove = (runId: string) => {
+    const cgroup = group(runId)
+    return Effect.andThen(cgroup === null ? Effect.void : removeGroup(cgroup), disk.remove(of(runId)))
+  }
   return {
-    make: (runId) => Effect.acquireRelease(disk.make(of(runId)), () => disk.remove(of(runId))),
-    remove: (runIds) => Effect.forEach(runIds, (runId) => disk.remove(of(runId)), { discard: true }),
+    make: (runId) =>
+      Effect.acquireRelease(
+        Effect.gen(function* () {
+          yield* disk.make(of(runId))
+          const cgroup = group(runId)
+          return cgroup !== null && (yield* makeGroup(cgroup)) ? cgroup : null
+        }),
+        () => remove(runId)
+      ),
+    remove: (runIds) => Effect.forEach(runIds, remove, { discard: true }),
     named: (runId, env) => placed(env, of(runId), runId, paths)
   }
-}
+})

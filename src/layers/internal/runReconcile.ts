@@ -1,7 +1,14 @@
 /** At a start: what is left of the runs of earlier epochs, looked at once for all of them, and then dealt with. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import { contains, type Marked, type MarkRange, overlaps } from "../../services/InstanceMark.ts"
+import {
+  contains,
+  type Marked,
+  type MarkRange,
+  overlaps,
+  type SweepReport
+} from "../../services/InstanceMark.ts"
+import type { Extinction } from "../../services/Run.ts"
 import type { ProcessIdentity } from "../../services/ProcessIdentity.ts"
 import { dealingWithRun, type Reconciled, type RunDealing, type RunRecord } from "../../services/RunLedger.ts"
 import { ancestorsOf, type Seen } from "./procfs.ts"
@@ -17,6 +24,8 @@ export interface Planned {
   readonly dealing: RunDealing
   /** What a sweep would end. */
   readonly tree: RunTree
+  /** It was ended already. */
+  readonly done: Extinction | null
 }
 
 interface World {
@@ -26,6 +35,8 @@ interface World {
   /** Whether the holder of a run's row lives. */
   readonly isKept: (epoch: string) => boolean
   readonly lost: "both-lost" | "keeper-lost"
+  /** Whoever was ended just before; of those that carried a run's mark that is the run's end. */
+  readonly swept: ReadonlyArray<SweepReport>
   readonly marks: TreeHands["marks"]
   /** Only for a sweep, since it loads what a start does without. */
   readonly hands: Effect.Effect<TreeHands>
@@ -34,7 +45,7 @@ interface World {
 /** Touches nothing. */
 export const planReconciliation = Effect.fnUntraced(function* (
   records: ReadonlyArray<RunRecord>,
-  { identities, own, isKept, lost, marks }: Omit<World, "hands">
+  { identities, own, isKept, lost, marks, swept }: Omit<World, "hands">
 ): Effect.fn.Return<ReadonlyArray<Planned>> {
   if (records.length === 0) return []
   const { bootId } = identities.self
@@ -78,7 +89,17 @@ export const planReconciliation = Effect.fnUntraced(function* (
       // A machine without prlimit has started it without the mark that was claimed for it.
       const bears =
         isMarked || inRange.some(({ identity }) => withCookie.some(({ pid }) => pid === identity.pid))
-      return { record, dealing, tree: { runId, leader, mark: bears ? mark : null, kin: new Map() } }
+      const report = swept.find(({ ended }) =>
+        ended.some((one) => mark !== null && contains(mark, one.mark) && record.bootId === bootId)
+      )
+      const done: Extinction | null =
+        dealing._tag === "close" && report !== undefined ? { proven: report.proven, survivors: [] } : null
+      return {
+        record,
+        dealing: done === null ? dealing : ({ _tag: "sweep", lost } as const),
+        tree: { runId, leader, mark: bears ? mark : null, cgroup: null, kin: new Map() },
+        done
+      }
     })
   )
 })
@@ -91,13 +112,13 @@ export const reconcile = Effect.fnUntraced(function* (
   const planned = yield* planReconciliation(records, world)
   const dealt = yield* Effect.forEach(
     planned,
-    ({ record, dealing, tree }): Effect.Effect<Reconciled> =>
-      dealing._tag === "sweep"
+    ({ record, dealing, tree, done }): Effect.Effect<Reconciled> =>
+      dealing._tag === "sweep" && done === null
         ? world.hands.pipe(
             Effect.flatMap((hands) => sweepTree(tree, hands, false)),
             Effect.map(({ extinction }) => ({ runId: record.runId, dealing, extinction }))
           )
-        : Effect.succeed({ runId: record.runId, dealing, extinction: null }),
+        : Effect.succeed({ runId: record.runId, dealing, extinction: done }),
     { concurrency: sweepsAtOnce }
   )
   const endedAt = yield* Clock.currentTimeMillis

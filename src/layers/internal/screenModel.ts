@@ -3,6 +3,7 @@ import xterm, { type Terminal } from "@xterm/headless"
 import type { WindowSize } from "../../services/Run.ts"
 import type { ScreenModes } from "../../services/Screen.ts"
 import { makeEscapeState } from "./escapeState.ts"
+import { boundTerminal } from "./screenBounds.ts"
 import { drawTerminal } from "./screenDraw.ts"
 import { type BufferParts, charsetLetters, partsOf } from "./terminalParts.ts"
 
@@ -26,6 +27,7 @@ export const makeScreenModel = (size: WindowSize, scrollback: number): ScreenMod
   const terminal = terminalOf(size, scrollback)
   const parts = partsOf(terminal)
   const state = makeEscapeState()
+  boundTerminal(terminal)
   // xterm 6.0.0 throws when a program erases up to the last cell of a screen that has no line below.
   terminal.parser.registerCsiHandler({ final: "J" }, ([how]) => {
     const { x, y, lines } = parts.buffers.active
@@ -42,13 +44,8 @@ export const makeScreenModel = (size: WindowSize, scrollback: number): ScreenMod
       parts._inputHandler.parse(bytes)
     },
     resize: ({ cols, rows }) => {
-      for (const buffer of [parts.buffers.normal, parts.buffers.alt])
-        keepSavedWithin(buffer, terminal.cols, terminal.rows)
       terminal.resize(Math.max(2, cols), rows)
-      mend(parts.buffers.normal, terminal.cols, rows)
-      // It has no scrollback, but while it is away it keeps the room of larger days, and would scroll into it.
-      if (parts.buffers.alt.lines.length === 0) parts.buffers.alt.lines.maxLength = rows
-      mend(parts.buffers.alt, terminal.cols, rows)
+      for (const buffer of [parts.buffers.normal, parts.buffers.alt]) fill(buffer, rows)
     },
     draw: () => {
       const charsets = parts._charsetService
@@ -83,38 +80,12 @@ export const makeScreenModel = (size: WindowSize, scrollback: number): ScreenMod
   }
 }
 
-/**
- * Puts wide characters right that were cut or moved by a resize: xterm 6.0.0 leaves some with one half, which no terminal
- * shows and no program can print.
- */
-const mend = (buffer: BufferParts, cols: number, rows: number): void => {
+/** xterm 6.0.0 throws at what is printed on a line that a resize took and did not give back. */
+const fill = (buffer: BufferParts, rows: number): void => {
   const { lines, ybase } = buffer
-  keepSavedWithin(buffer, cols, rows)
-  for (const x of Object.keys(buffer.tabs)) if (Number(x) >= cols) delete buffer.tabs[Number(x)]
   if (lines.length === 0) return
-  while (lines.length > ybase + rows) lines.pop()
-  while (lines.length < ybase + rows) lines.push(buffer.getBlankLine(erased))
-  for (let y = 0; y < lines.length; y++) {
-    const line = lines.get(y)
-    if (line === undefined) continue
-    // Of the alternate screen it hides the cells that are cut off, and shows them again when it grows.
-    line.resize(cols, buffer.getNullCell(erased))
-    for (let x = 0; x < cols; x++) {
-      const width = line.getWidth(x)
-      if (width === 0 && !line.hasContent(x)) line.setCellFromCodepoint(x, 0, 1, erased)
-      if (width !== 2) continue
-      if (x === cols - 1) line.setCellFromCodepoint(x, 0, 1, erased)
-      else if (line.getWidth(x + 1) !== 0 || line.hasContent(x + 1)) {
-        line.setCellFromCodepoint(x, 0, 1, erased)
-      } else x++
-    }
-  }
-}
-
-/** Where restoring it would put it; xterm leaves one outside, for a larger screen to find. */
-const keepSavedWithin = (buffer: BufferParts, cols: number, rows: number): void => {
-  buffer.savedX = Math.min(buffer.savedX, cols - 1)
-  buffer.savedY = Math.min(buffer.savedY, buffer.ybase + rows - 1)
+  const wanted = Math.min(ybase + rows, lines.maxLength)
+  while (lines.length < wanted) lines.push(buffer.getBlankLine(erased))
 }
 
 const erased = { fg: 0, bg: 0, extended: { underlineStyle: 0, underlineColor: 0, urlId: 0 } }

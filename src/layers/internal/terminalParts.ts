@@ -49,6 +49,8 @@ export interface BufferParts {
 interface Parts {
   readonly buffers: { readonly normal: BufferParts; readonly alt: BufferParts; readonly active: BufferParts }
   readonly _inputHandler: {
+    readonly _windowTitle: string
+    readonly _iconName: string
     readonly _curAttrData: Attributes
     readonly parse: (data: string | Uint8Array) => void
     readonly _eraseInBufferLine: (y: number, start: number, end: number, clearWrap: boolean) => void
@@ -68,7 +70,14 @@ interface Parts {
     }
   }
   readonly coreMouseService: { readonly activeEncoding: string }
+  readonly unicodeService: {
+    readonly _activeProvider: {
+      readonly wcwidth: (code: number) => 0 | 1 | 2
+      readonly charProperties: (code: number, preceding: number) => number
+    }
+  }
   readonly _oscLinkService: {
+    readonly _dataByLinkId: ReadonlyMap<number, unknown>
     readonly getLinkData: (id: number) => { readonly id?: string; readonly uri: string } | undefined
   }
   readonly optionsService: { readonly rawOptions: { readonly convertEol: boolean } }
@@ -79,6 +88,8 @@ export const partsOf = (terminal: Terminal): Parts => {
   if (
     core?._inputHandler?._curAttrData === undefined ||
     core._charsetService?._charsets === undefined ||
+    core._oscLinkService?._dataByLinkId === undefined ||
+    core.unicodeService?._activeProvider === undefined ||
     core.buffers?.active?.tabs === undefined
   )
     throw new Error("this version of @xterm/headless is not the one that this program was made with")

@@ -22,7 +22,7 @@ const readTimeoutMs = 250
 const maxKnown = 16_384
 /** Between being asked and being killed. */
 const graceMs = 200
-/** A look at /proc cannot yield, so between two the others get this long, and this many times as long as it took. */
+/** A look at /proc costs all of its time in processor time, so between two the others get this long, and this many times as long as it took. */
 const pauseMs = 20
 const pauseFactor = 4
 /** Signals or looks at a process, 20 microseconds each, before everybody else has a turn. */

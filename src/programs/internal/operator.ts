@@ -13,8 +13,10 @@ import * as HookClients from "../../layers/HookClients.ts"
 import * as InstanceMark from "../../layers/InstanceMark.ts"
 import * as ProcessIdentity from "../../layers/ProcessIdentity.ts"
 import type { AgentEvent, AgentRunError, RunRequest } from "../../services/AgentDriver.ts"
+import * as Syscalls from "../../layers/Syscalls.ts"
 import { type Check, failed, leaseChecks, passed, trialCheck, warned } from "../../services/Doctor.ts"
 import type { Identity } from "../../services/ProcessIdentity.ts"
+import { attachAgain, overGateways } from "./comeBack.ts"
 import { ExitWith } from "./terminal.ts"
 import { logging, settingsLayer } from "./surroundings.ts"
 
@@ -94,32 +96,31 @@ export const runCodex = Effect.fnUntraced(function* <R>(
     readonly prompt: string
   },
   show: (
-    events: Stream.Stream<AgentEvent, AgentRunError | ControlClient.GatewayLost>
-  ) => Effect.Effect<void, AgentRunError | ControlClient.GatewayLost, R>
+    events: Stream.Stream<AgentEvent, AgentRunError | ControlClient.GatewayLost | ControlClient.NoGateway>
+  ) => Effect.Effect<void, AgentRunError | ControlClient.GatewayLost | ControlClient.NoGateway, R>
 ) {
   const client = yield* ControlClient.ControlClient
   let completed = false
-  const events = client
-    .RunCodex({
-      prompt: options.prompt,
-      cwd: process.cwd(),
-      overrides: options.config,
-      thread: options.resume
-        ? { _tag: "resume", threadId: options.resume }
-        : options.fork
-          ? { _tag: "fork", threadId: options.fork }
-          : { _tag: "start" },
-      spawnedBy: options.parent,
-      onLost: options.onLost,
-      startTimeoutMs: options.startTimeoutMs
-    })
-    .pipe(
-      Stream.tap((event) =>
-        Effect.sync(() => {
-          completed ||= event._tag === "ended" && event.status === "completed"
-        })
-      )
+  const first = client.RunCodex({
+    prompt: options.prompt,
+    cwd: process.cwd(),
+    overrides: options.config,
+    thread: options.resume
+      ? { _tag: "resume", threadId: options.resume }
+      : options.fork
+        ? { _tag: "fork", threadId: options.fork }
+        : { _tag: "start" },
+    spawnedBy: options.parent,
+    onLost: options.onLost,
+    startTimeoutMs: options.startTimeoutMs
+  })
+  const events = overGateways(first, attachAgain).pipe(
+    Stream.tap((event) =>
+      Effect.sync(() => {
+        completed ||= event._tag === "ended" && event.status === "completed"
+      })
     )
+  )
   yield* show(events)
   if (!completed) return yield* Effect.fail(new ExitWith(1))
 })
@@ -163,7 +164,9 @@ const gatewayChecks: Effect.Effect<
   )
 )
 
-const doctorLayer = Doctor.layer.pipe(Layer.provide(Layer.mergeAll(CodexBinary.layer, InstanceMark.layer)))
+const doctorLayer = Doctor.layer.pipe(
+  Layer.provide(Layer.mergeAll(CodexBinary.layer, InstanceMark.layer, Syscalls.layer))
+)
 
 export const runDoctor = Effect.gen(function* () {
   const local = yield* (yield* Doctor.Doctor).checks
