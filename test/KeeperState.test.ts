@@ -125,11 +125,11 @@ describe("KeeperState", () => {
       let session = 0
       let [state, actions] = freshKeeper(0)
       let told = new Set<string>()
-      let left = false
+      const end = { left: false }
       const step = (event: KeeperEvent) => {
         ;[state, actions] = nextKeeper(state, event)
         for (const action of actions) {
-          if (action._tag === "Leave") left = true
+          if (action._tag === "Leave") end.left = true
           if (action._tag !== "EndLost") continue
           const run = runs.get(action.runId)
           if (state._tag === "Attended") broken.push(`life ${life}: ended beside a gateway`)
@@ -140,7 +140,7 @@ describe("KeeperState", () => {
           if (random() < 0.9) runs.delete(action.runId)
         }
       }
-      for (let turn = 0; turn < 400 && !left; turn++) {
+      for (let turn = 0; turn < 400 && !end.left; turn++) {
         at += Math.floor(random() * 200)
         const dice = turn < 200 ? random() : 1
         if (dice < 0.05) {
@@ -152,7 +152,7 @@ describe("KeeperState", () => {
         } else step({ _tag: "Looked", runs: [...runs.values()], at })
         if (turn > 300) runs.clear()
       }
-      if (!left) broken.push(`life ${life}: never left`)
+      if (!end.left) broken.push(`life ${life}: never left`)
     }
     assert.deepStrictEqual(broken, [])
   })

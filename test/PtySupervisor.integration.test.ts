@@ -6,8 +6,8 @@ import { suite } from "./suites/PtySupervisor.ts"
 import { carriers } from "./support/markedProcesses.ts"
 import { directory, leftOf, over, rowsOf, shell, supervisorOf } from "./support/ptySupervisor.ts"
 
-suite("PtySupervisor in this process", supervisorOf)
-suite("PtySupervisor by way of a keeper", (options) => supervisorOf({ ...options, kept: true }))
+suite("PtySupervisor in this process", supervisorOf, it.live)
+suite("PtySupervisor by way of a keeper", (options) => supervisorOf({ ...options, kept: true }), it.live)
 
 describe("PtySupervisor after a gateway that was killed", () => {
   /** As a killed gateway leaves it: the row is open, and so is the process. */

@@ -25,6 +25,7 @@ import {
   type EndRequest,
   findRun,
   infoOfState,
+  looksTheSame,
   lostGateway,
   maxRuns,
   newestFirst,
@@ -47,7 +48,7 @@ import {
   withoutValues
 } from "../services/Run.ts"
 import { RunLog } from "../services/RunLog.ts"
-import { isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
+import { describeRun, isOver, nextRun, requestedRun, statusWaitMs } from "../services/RunState.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { Syscalls } from "../services/Syscalls.ts"
@@ -360,8 +361,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
                 run.actor.watch.pipe(
                   Stream.filter((state) => !isOver(state)),
                   Stream.map((state) => infoOfState(run.known(), state)),
-                  // Every output is a new state, and mostly nothing else.
-                  Stream.changesWith(isSame),
+                  Stream.changesWith(looksTheSame),
                   Stream.concat(Stream.fromEffect(Deferred.await(run.over)))
                 )
               )
@@ -406,13 +406,3 @@ export const makeKeeper = Effect.gen(function* () {
 export const layerKeeper = Layer.effect(PtySupervisor, makeKeeper)
 
 const { ulid } = SecureRandom.make((size) => new Uint8Array(randomBytes(size)))
-
-const describeRun = (state: RunState): string =>
-  state._tag === "Running" ? `running ${state.leader.pid}` : state._tag.toLowerCase()
-
-const isSame = (a: RunInfo, b: RunInfo): boolean =>
-  a.state === b.state &&
-  a.attempt === b.attempt &&
-  a.warned === b.warned &&
-  a.leader?.pid === b.leader?.pid &&
-  a.status === b.status

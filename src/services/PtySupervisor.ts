@@ -99,6 +99,14 @@ export const endOfInfo = ({ reason, lost, status, extinction }: RunInfo, endedAt
   extinction
 })
 
+/** Nothing that anybody who watches wants to hear of: every output is a new state, and mostly nothing else. */
+export const looksTheSame = (a: RunInfo, b: RunInfo): boolean =>
+  a.state === b.state &&
+  a.attempt === b.attempt &&
+  a.warned === b.warned &&
+  a.leader?.pid === b.leader?.pid &&
+  a.status === b.status
+
 export const newestFirst = (runs: ReadonlyArray<RunInfo>): ReadonlyArray<RunInfo> =>
   runs.toSorted((a, b) => b.createdAt - a.createdAt || (a.id < b.id ? 1 : -1))
 

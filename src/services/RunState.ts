@@ -42,6 +42,10 @@ export const statusWaitMs = 5_000
 
 export const requestedRun: RunState = { _tag: "Requested" }
 
+/** For `status --tree`. */
+export const describeRun = (state: RunState): string =>
+  state._tag === "Running" ? `running ${state.leader.pid}` : state._tag.toLowerCase()
+
 export const isOver = (state: RunState): state is In<"Exited" | "Lost"> =>
   state._tag === "Exited" || state._tag === "Lost"
 

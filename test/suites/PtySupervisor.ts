@@ -1,5 +1,5 @@
 /** The promises of PtySupervisor with real processes: how runs begin, what they print, how they end, and what is true about it. */
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, type it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { readdirSync } from "node:fs"
@@ -53,10 +53,14 @@ const ends: Readonly<Record<string, readonly [RunSpec, ExitReason, ExitStatus | 
 }
 
 /** What both layers promise. `worldOf` gives a life of one of them, which ends with the scope. */
-export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnType<typeof supervisorOf>) =>
+export const suite = (
+  name: string,
+  worldOf: (options?: WorldOptions) => ReturnType<typeof supervisorOf>,
+  live: typeof it.live
+) =>
   describe(name, () => {
     for (const [what, [spec, reason, status]] of Object.entries(ends))
-      it.live(`a run that ends by ${what} says so, and so does the ledger`, () =>
+      live(`a run that ends by ${what} says so, and so does the ledger`, () =>
         Effect.gen(function* () {
           const world = yield* worldOf()
           const { id } = yield* world.runs.start(spec)
@@ -83,7 +87,7 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
       ["a terminal", pty],
       ["pipes", null]
     ] as const)
-      it.live(`64 KB that are printed on ${kind} right before the exit are whole in the log`, () =>
+      live(`64 KB that are printed on ${kind} right before the exit are whole in the log`, () =>
         Effect.gen(function* () {
           const bytes = 64 * 1024
           const world = yield* worldOf()
@@ -108,7 +112,7 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
         })
       )
 
-    it.live("a command that cannot be started is a spawn error that says why, and leaves nothing", () =>
+    live("a command that cannot be started is a spawn error that says why, and leaves nothing", () =>
       Effect.gen(function* () {
         const world = yield* worldOf()
         const failing = [
@@ -140,7 +144,7 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
       })
     )
 
-    it.live("fifty runs at once, half of them on terminals, each end with what was theirs", () =>
+    live("fifty runs at once, half of them on terminals, each end with what was theirs", () =>
       Effect.gen(function* () {
         const world = yield* worldOf()
         const numbers = Array.from({ length: 50 }, (_, number) => number)
@@ -163,7 +167,7 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
       })
     )
 
-    it.live("a child gets the named variables, its own and its cookie, and no secret of the gateway", () =>
+    live("a child gets the named variables, its own and its cookie, and no secret of the gateway", () =>
       Effect.gen(function* () {
         const world = yield* worldOf({
           environment: {
@@ -201,27 +205,25 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
       })
     )
 
-    it.live(
-      "the directories that a run has of its own are there while it is, private, and gone after it",
-      () =>
-        Effect.gen(function* () {
-          const world = yield* worldOf()
-          const { id } = yield* world.runs.start(
-            shell('mkdir "$TMUX_TMPDIR/tmux-0"; stat -c %a "${PATH##*:}" "$TMUX_TMPDIR"; exec sleep 60')
-          )
-          yield* untilPrinted(world, id, "700\n700")
-          yield* world.runs.end(id, { by: "operator", graceMs: null })
-          assert.deepStrictEqual(
-            {
-              runtime: readdirSync(`${world.home}/run`).filter((name) => !name.startsWith("keeper-")),
-              state: readdirSync(`${world.home}/state/runs/${id}`)
-            },
-            { runtime: [], state: ["output.0000000000000000.log", "output.marks"] }
-          )
-        })
+    live("the directories that a run has of its own are there while it is, private, and gone after it", () =>
+      Effect.gen(function* () {
+        const world = yield* worldOf()
+        const { id } = yield* world.runs.start(
+          shell('mkdir "$TMUX_TMPDIR/tmux-0"; stat -c %a "${PATH##*:}" "$TMUX_TMPDIR"; exec sleep 60')
+        )
+        yield* untilPrinted(world, id, "700\n700")
+        yield* world.runs.end(id, { by: "operator", graceMs: null })
+        assert.deepStrictEqual(
+          {
+            runtime: readdirSync(`${world.home}/run`).filter((name) => !name.startsWith("keeper-")),
+            state: readdirSync(`${world.home}/state/runs/${id}`)
+          },
+          { runtime: [], state: ["output.0000000000000000.log", "output.marks"] }
+        )
+      })
     )
 
-    it.live(
+    live(
       "what is written reaches the run, its window has the size it is given, and its input can be ended",
       () =>
         Effect.gen(function* () {
@@ -243,7 +245,7 @@ export const suite = (name: string, worldOf: (options?: WorldOptions) => ReturnT
         })
     )
 
-    it.live("a run that is restarted has the same log and mark, and another leader", () =>
+    live("a run that is restarted has the same log and mark, and another leader", () =>
       Effect.gen(function* () {
         const world = yield* worldOf()
         const { id } = yield* world.runs.start(

@@ -63,16 +63,23 @@ const named = (members: ReadonlyArray<Marked>): string =>
     ...(members.length > namedMost ? [`and ${members.length - namedMost} more`] : [])
   ].join(", ")
 
-/** The ranges of epochs that are not known to be over and swept. Read beside a gateway that writes. */
+const who = "boot_id, pid_namespace, pid, start_token, mark_low, mark_high"
+
+/** The ranges of epochs and keepers that are not known to be over and swept. Read beside a gateway that writes. */
 const ranges = (
   file: string
 ): ReadonlyArray<{ readonly owner: Identity; readonly range: Holder["range"] }> => {
   if (!fs.existsSync(file)) return []
   const database = new DatabaseSync(file, { readOnly: true })
   try {
+    const keepers = database.prepare("SELECT 1 FROM sqlite_master WHERE name = 'keepers'").get() !== undefined
     return database
       .prepare(
-        "SELECT * FROM epochs WHERE mark_low IS NOT NULL AND mark_high IS NOT NULL AND (ended_at IS NULL OR swept_at IS NULL)"
+        `SELECT ${who} FROM epochs WHERE mark_low IS NOT NULL AND (ended_at IS NULL OR swept_at IS NULL)${
+          keepers
+            ? ` UNION ALL SELECT ${who} FROM keepers WHERE mark_low IS NOT NULL AND pid IS NOT NULL AND ended_at IS NULL`
+            : ""
+        }`
       )
       .all()
       .map((row) => ({
