@@ -16,6 +16,7 @@ import {
   decisionsOf,
   endOf,
   eventually,
+  holdfast,
   makePlace,
   marked,
   type Place,
@@ -23,6 +24,7 @@ import {
   startGateway,
   turn
 } from "./support/gateway.ts"
+import { serverRange } from "./support/leases.ts"
 
 const denied = "hook deny Bash: rm -rf treasure"
 const seconds = 90_000
@@ -297,21 +299,13 @@ describe("a governed Codex thread", () => {
           path.join(place.codexHome, "config.toml"),
           `[mcp_servers.toy]\ncommand = ${JSON.stringify(process.execPath)}\nargs = ${JSON.stringify([server, place.workspace])}\n`
         )
-        const gateway = yield* startGateway(place)
+        yield* startGateway(place)
         const provider = yield* scripted("use the toy", [
           { custom: "exec", input: 'text(await tools.mcp__toy__poke({what: "x"}))' },
           { custom: "exec", input: 'text(await tools.mcp__toy__pat({what: "x"}))' },
           { say: "done" }
         ])
-        const [status, events] = yield* ask(
-          place,
-          Effect.gen(function* () {
-            return [
-              yield* (yield* ControlClient).Status(),
-              yield* turn(place, { provider, prompt: "use the toy", model: codeModel })
-            ] as const
-          })
-        )
+        const events = yield* ask(place, turn(place, { provider, prompt: "use the toy", model: codeModel }))
         assert.deepStrictEqual(
           decisionsOf(events).map((line) => line.split(":")[0]),
           ["hook deny mcp__toy__poke", "hook allow mcp__toy__pat"]
@@ -321,9 +315,11 @@ describe("a governed Codex thread", () => {
           ["pat"]
         )
         const helper = fs.readFileSync(path.join(place.workspace, "helper.pid"), "utf8").trim()
-        assert.isTrue(marked(status.mark).some((line) => line.startsWith(`${helper} `)))
-        assert.deepStrictEqual(yield* gateway.end("SIGTERM"), { code: 0, signal: null })
-        assert.deepStrictEqual(marked(status.mark), [])
+        // The keeper's marks are its own, so what carries one is known by the app-server that does.
+        const range = yield* serverRange(place)
+        assert.isTrue(marked(range).some((line) => line.startsWith(`${helper} `)))
+        assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
+        assert.deepStrictEqual(marked(range), [])
       })
   )
 
@@ -370,7 +366,6 @@ describe("a governed Codex thread", () => {
     Effect.gen(function* () {
       const place = yield* makePlace()
       yield* startGateway(place)
-      const { mark } = yield* status(place)
       const started = path.join(place.workspace, "started")
       const provider = yield* scripted("delegate", [
         {
@@ -388,6 +383,7 @@ describe("a governed Codex thread", () => {
       )
       assert.strictEqual(endOf(events), "completed")
       assert.isTrue(fs.existsSync(started), "the child's command ran, or this test shows nothing")
+      const mark = yield* serverRange(place)
       yield* eventually(
         "the child's command is gone",
         () => !marked(mark).some((line) => line.endsWith(" sleep"))
@@ -400,12 +396,12 @@ describe("a governed Codex thread", () => {
       const place = yield* makePlace()
       withToy(place, place.home)
       yield* startGateway(place)
-      const { mark } = yield* status(place)
       const provider = yield* scripted("be brief", [shell("true"), { say: "done" }])
       for (let i = 0; i < 3; i++) yield* ask(place, turn(place, { provider, prompt: "be brief" }))
       assert.isTrue(fs.existsSync(path.join(place.home, "helper.pid")), "the server was started")
+      const mark = yield* serverRange(place)
       const nodes = () => marked(mark).filter((line) => /MainThread|node/.test(line))
-      yield* eventually("only the gateway is left of the Node processes", () => nodes().length === 1)
+      yield* eventually("no server is left", () => nodes().length === 0)
     })
   )
 
@@ -415,7 +411,6 @@ describe("a governed Codex thread", () => {
       Effect.gen(function* () {
         const place = yield* makePlace()
         yield* startGateway(place)
-        const { mark } = yield* status(place)
         const log = path.join(place.workspace, "log")
         const long = "echo ran >> log; sleep 987"
         const provider = yield* scripted("cut short", [
@@ -454,6 +449,7 @@ describe("a governed Codex thread", () => {
         assert.strictEqual(endOf(events), "completed")
         assert.notStrictEqual(next, killed)
         assert.strictEqual(fs.readFileSync(log, "utf8"), "ran\n")
+        const mark = yield* serverRange(place)
         yield* eventually(
           "the command that was cut off is gone",
           () => !marked(mark).some((line) => line.endsWith(" sleep"))

@@ -14,6 +14,7 @@ import { eventually, makePlace, marked, startGateway } from "./support/gateway.t
 import {
   shell,
   scripted,
+  serverRange,
   runOf,
   leaseOf,
   busyRun,
@@ -105,7 +106,7 @@ describe("the shared app-server", () => {
       const gateway = yield* startGateway(place)
       const parent = yield* busyRun(place, "the-parent")
       const { pid } = yield* leaseOf(place)
-      const { mark } = yield* statusOfGateway(place)
+      const mark = yield* serverRange(place)
       yield* scripted("sleeps", [shell("setsid sleep 307 & touch asleep; exec sleep 307"), { say: "never" }])
       const helper = yield* Effect.forkChild(
         runOf(place, { prompt: "sleeps", spawnedBy: parent.governed.runId })
@@ -128,7 +129,7 @@ describe("the shared app-server", () => {
       yield* parent.release
       assert.strictEqual(statusOf(yield* parent.ended), "completed")
       assert.strictEqual((yield* leaseOf(place)).pid, pid)
-      assert.deepStrictEqual(yield* gateway.end("SIGTERM"), { code: 0, signal: null })
+      assert.deepStrictEqual(yield* gateway.end("SIGINT"), { code: 0, signal: null })
       assert.deepStrictEqual(marked(mark), [])
     })
   )
@@ -174,7 +175,7 @@ describe("the shared app-server", () => {
         withCookie(epoch).filter((line) => line.endsWith(" codex")),
         [`${lease.pid} codex`]
       )
-      yield* gateway.end("SIGTERM")
+      yield* gateway.end("SIGINT")
       assertNothingLeft(place, { epoch, mark, leaders: [lease.pid!] })
     })
   )
@@ -209,7 +210,6 @@ describe("the shared app-server", () => {
         { CANARY_KEY: secret, HOLDFAST_LOG_LEVEL: "debug" }
       )
       const gateway = yield* startGateway(place)
-      const { mark } = yield* statusOfGateway(place)
       yield* scripted("is rejected", [{ status: 401, body: { error: { message: `bad key ${secret}` } } }])
       yield* scripted("works", [shell("sleep 0.1"), { say: "ok" }])
       const { url } = yield* ScriptedProvider
@@ -221,10 +221,10 @@ describe("the shared app-server", () => {
       const rejected = yield* runOf(place, { prompt: "is rejected", overrides })
       assert.strictEqual(rejected.failure?._tag, "AuthRejected")
       const worked = yield* runOf(place, { prompt: "works", overrides })
-      const lines = marked(mark).map((line) => line.split(" ")[0])
+      const lines = marked(yield* serverRange(place)).map((line) => line.split(" ")[0])
       const argv = lines.map((pid) => fs.readFileSync(`/proc/${pid}/cmdline`, "latin1")).join("\n")
       const shown = JSON.stringify([rejected, worked, yield* leaseOf(place)])
-      yield* gateway.end("SIGTERM")
+      yield* gateway.end("SIGINT")
       const state = path.join(place.home, "state")
       const files = fs
         .readdirSync(state, { recursive: true, withFileTypes: true })

@@ -51,7 +51,7 @@ describe("the shared app-server, lost", () => {
         [lease.state, lease.generation, lease.retired?.generation, lease.retired?.exit],
         ["Ready", 2, 1, { code: null, signal: "SIGKILL" }]
       )
-      yield* gateway.end("SIGTERM")
+      yield* gateway.end("SIGINT")
       assertNothingLeft(place, { epoch, mark, leaders: [pid!, lease.pid!] })
     })
   )

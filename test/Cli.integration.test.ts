@@ -168,10 +168,9 @@ describe("holdfast", () => {
     seconds
   )
 
+  const answering = path.resolve(import.meta.dirname, "fixtures/codex-of-another-version.mjs")
   const oldCodex = `#!/bin/sh
-read -r line
-echo '{"id":1,"result":{"userAgent":"holdfast/0.101.0 (Linux)","codexHome":"/"}}'
-cat > /dev/null
+exec "${process.execPath}" "${answering}" "$3" 0.101.0
 `
   const codexCases: ReadonlyArray<readonly [string, string | null, RegExp]> = [
     ["missing", null, /No codex program was found .*Install it with/],

@@ -15,7 +15,7 @@ import { RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
 import { entry } from "./support/AuditLog.ts"
 import { layer as layerEpoch } from "./support/Epoch.ts"
-import { lease } from "./support/Report.ts"
+import { lease, status } from "./support/Report.ts"
 
 const row = (seq: number): AuditRow => ({ ...entry, seq, at: seq })
 
@@ -33,7 +33,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),
-    Layer.mock(Keeper, { reconciled: [] }),
+    Layer.mock(Keeper, { reconciled: [], info: Effect.succeed(status().keeper) }),
     layerEpoch()
   ])
 })

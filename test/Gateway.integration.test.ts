@@ -26,6 +26,7 @@ import {
   startGateway,
   turn
 } from "./support/gateway.ts"
+import { leaseOf, serverRange } from "./support/leases.ts"
 
 const seconds = 90_000
 
@@ -92,63 +93,66 @@ const policyOf = (verdict: "allow" | "deny", reason: string) => ({
 })
 
 describe("gateway", () => {
-  live("killed in the middle of a hook: the call is blocked, codex is gone, and the next start sweeps", () =>
-    Effect.gen(function* () {
-      const place = yield* makePlace()
-      const asked = path.join(place.home, "asked")
-      fs.writeFileSync(
-        path.join(place.home, "config.json"),
-        JSON.stringify({
-          policy: {
-            default: "allow",
-            policies: [{ module: slowPolicy(place, asked), timeoutMs: 600_000 }]
-          },
-          hook: { timeoutSeconds: 4 }
-        })
-      )
-      const server = path.resolve(import.meta.dirname, "fixtures/mcp-detaches-a-helper.mjs")
-      fs.writeFileSync(
-        path.join(place.codexHome, "config.toml"),
-        `[mcp_servers.toy]\ncommand = ${JSON.stringify(process.execPath)}\nargs = ${JSON.stringify([server, place.home])}\n`
-      )
-      const bystander = yield* Effect.acquireRelease(
-        Effect.sync(() => childProcess.spawn("sleep", ["60"], { stdio: "ignore" })),
-        (child) => Effect.sync(() => child.kill("SIGKILL"))
-      )
-      const provider = yield* ScriptedProvider
-      yield* provider.script("be slow", [shell("touch ran"), { say: "done" }])
-      const gateway = yield* startGateway(place)
-      const status = yield* ask(
-        place,
-        Effect.gen(function* () {
-          return yield* (yield* ControlClient).Status()
-        })
-      )
-      const running = yield* ask(place, turn(place, { provider: provider.url, prompt: "be slow" })).pipe(
-        Effect.exit,
-        Effect.forkScoped
-      )
-      yield* eventually("the policy was asked", () => fs.existsSync(asked))
-      const codex = marked(status.mark).find((line) => line.endsWith(" codex"))
-      assert.isDefined(codex)
-      const helper = fs.readFileSync(path.join(place.home, "helper.pid"), "utf8").trim()
-      yield* gateway.end("SIGKILL")
-      yield* eventually("codex is gone", () => !marked(status.mark).includes(codex!))
-      assert.strictEqual((yield* Fiber.join(running))._tag, "Failure")
-      const records = () => fs.readdirSync(path.join(place.runtimeDir, "bridges"))
-      assert.strictEqual(records().length, 1)
-      assert.isTrue(marked(status.mark).some((line) => line.startsWith(`${helper} `)))
+  live(
+    "killed in the middle of a hook: the next gateway has the turn and the call, and down ends all of it",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const asked = path.join(place.home, "asked")
+        fs.writeFileSync(
+          path.join(place.home, "config.json"),
+          JSON.stringify({
+            policy: {
+              default: "allow",
+              policies: [{ module: slowPolicy(place, asked), timeoutMs: 600_000 }]
+            }
+          })
+        )
+        const server = path.resolve(import.meta.dirname, "fixtures/mcp-detaches-a-helper.mjs")
+        fs.writeFileSync(
+          path.join(place.codexHome, "config.toml"),
+          `[mcp_servers.toy]\ncommand = ${JSON.stringify(process.execPath)}\nargs = ${JSON.stringify([server, place.home])}\n`
+        )
+        const bystander = yield* Effect.acquireRelease(
+          Effect.sync(() => childProcess.spawn("sleep", ["60"], { stdio: "ignore" })),
+          (child) => Effect.sync(() => child.kill("SIGKILL"))
+        )
+        const provider = yield* ScriptedProvider
+        yield* provider.script("be slow", [shell("touch ran"), { say: "done" }])
+        const gateway = yield* startGateway(place)
+        const running = yield* ask(place, turn(place, { provider: provider.url, prompt: "be slow" })).pipe(
+          Effect.exit,
+          Effect.forkScoped
+        )
+        yield* eventually("the policy was asked", () => fs.existsSync(asked))
+        const { pid } = yield* leaseOf(place)
+        const range = yield* serverRange(place)
+        const helper = fs.readFileSync(path.join(place.home, "helper.pid"), "utf8").trim()
+        yield* gateway.end("SIGKILL")
+        assert.strictEqual((yield* Fiber.join(running))._tag, "Failure")
+        const records = () => fs.readdirSync(path.join(place.runtimeDir, "bridges"))
+        assert.strictEqual(records().length, 1)
+        assert.isTrue(marked(range).some((line) => line.startsWith(`${helper} `)))
 
-      yield* startGateway(place)
-      assert.deepStrictEqual(records(), [])
-      assert.deepStrictEqual(marked(status.mark), [])
-      assert.deepStrictEqual(
-        fs.readdirSync(place.runtimeDir).filter((name) => name.startsWith("hooks-")).length,
-        1
-      )
-      assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
-      assert.isNull(bystander.exitCode ?? bystander.signalCode)
-    })
+        fs.rmSync(asked)
+        yield* startGateway(place)
+        assert.strictEqual((yield* leaseOf(place)).pid, pid)
+        yield* eventually("the policy was asked again", () => fs.existsSync(asked))
+        assert.deepStrictEqual(
+          [
+            records().length,
+            fs.readdirSync(place.runtimeDir).filter((name) => name.startsWith("hooks-")).length
+          ],
+          [1, 1]
+        )
+        assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
+        assert.deepStrictEqual(
+          [marked(range), fs.readdirSync(place.runtimeDir, { recursive: true })],
+          [[], ["bridges"]]
+        )
+        assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
+        assert.isNull(bystander.exitCode ?? bystander.signalCode)
+      })
   )
 
   live("a hook that waits while its gateway restarts is answered by the next one", () =>
@@ -244,12 +248,6 @@ describe("gateway", () => {
       const provider = yield* ScriptedProvider
       yield* provider.script("take long", [shell(`touch ${started}; sleep 57; touch ended`), { say: "done" }])
       yield* startGateway(place)
-      const status = yield* ask(
-        place,
-        Effect.gen(function* () {
-          return yield* (yield* ControlClient).Status()
-        })
-      )
       const running = yield* Effect.forkScoped(
         ask(place, turn(place, { provider: provider.url, prompt: "take long" }))
       )
@@ -262,11 +260,10 @@ describe("gateway", () => {
         })
       )
       assert.strictEqual(yield* liveRelays, 1)
+      const range = yield* serverRange(place)
+      assert.isTrue(marked(range).some((line) => line.endsWith(" sleep")))
       yield* Fiber.interrupt(running)
-      yield* eventually(
-        "the command is gone",
-        () => !marked(status.mark).some((line) => line.endsWith(" sleep"))
-      )
+      yield* eventually("the command is gone", () => !marked(range).some((line) => line.endsWith(" sleep")))
       // The relay is given back last, after what its run left behind.
       yield* Effect.repeat(liveRelays, { until: (count) => count === 0 }).pipe(Effect.timeout("10 seconds"))
     })
@@ -368,12 +365,14 @@ describe("gateway", () => {
       })
     )
 
-  const handshake = `echo '{"id":1,"result":{"userAgent":"holdfast/0.169.0 (Linux)","codexHome":"/"}}'; read -r line`
-  for (const [when, first, shown] of [
-    ["after its handshake", handshake, /app-server \(generation 1\) is lost: it exited with status 7/],
+  const words = "last words api_key=sk-aaaaaaaaaaaaaaaaaaaaaaaa"
+  const answering = path.resolve(import.meta.dirname, "fixtures/codex-of-another-version.mjs")
+  const greeted = `exec "${process.execPath}" "${answering}" "$3" 0.169.0 "${words}"`
+  for (const [when, script, shown] of [
+    ["after its handshake", greeted, /app-server \(generation 1\) is lost: it exited with status 7/],
     [
       "before its handshake",
-      ":",
+      `echo "${words}" >&2; exit 7`,
       /it exited with status 7 before it answered\. Its last words: last words api_key=/
     ]
   ] as const)
@@ -381,12 +380,7 @@ describe("gateway", () => {
       Effect.gen(function* () {
         const place = yield* makePlace({}, { HOLDFAST_LOG_LEVEL: "info" })
         const program = path.join(place.home, "fake-codex")
-        // The pause lets its words be read before its exit is seen.
-        fs.writeFileSync(
-          program,
-          `#!/bin/sh\nread -r line\n${first}\necho "last words api_key=sk-aaaaaaaaaaaaaaaaaaaaaaaa" >&2\nsleep 0.2\nexit 7\n`,
-          { mode: 0o755 }
-        )
+        fs.writeFileSync(program, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
         const changed: Place = { ...place, env: { ...place.env, HOLDFAST_CODEX: program } }
         const gateway = yield* startGateway(changed)
         const ran = yield* holdfast(changed, ["codex", "hello"])

@@ -74,6 +74,20 @@ describe("the keeper, by kills and upgrades", () => {
           let gateway = yield* up(place)
           /** Before the kill of a round; after the one before. */
           let before: ReadonlyArray<Listed> = []
+          let reached = ""
+          const report = Effect.map(place.look, (all) =>
+            [
+              reached,
+              ...all.map(({ pid, command }) => `${pid} ${command}`),
+              gateway.stderr(),
+              fs.readFileSync(path.join(place.home, "state/keeper.log"), "utf8").slice(-4_000)
+            ].join("\n")
+          )
+          const within = <A>(ms: number, work: Effect.Effect<A>): Effect.Effect<A> =>
+            Effect.timeoutOrElse(work, {
+              duration: ms,
+              orElse: () => Effect.flatMap(report, (text) => Effect.die(new Error(`hangs: ${text}`)))
+            })
 
           for (let round = 0; round < kills; round++) {
             const victim = pick(["gateway", "keeper", "both"] as const)
@@ -88,7 +102,9 @@ describe("the keeper, by kills and upgrades", () => {
               onGatewayLoss: pick(["adopt", "kill"] as const),
               pty: next() < 0.5 ? { cols: 80, rows: 24 } : null
             }))
+            reached = message
             const first = yield* openDriver(place, "asks-for-runs")
+            reached = `${message}, driver`
             // Whoever asks is cut off in the middle of it, or not.
             const starting = yield* Effect.forkScoped(
               Effect.exit(
@@ -109,13 +125,15 @@ describe("the keeper, by kills and upgrades", () => {
               yield* Effect.sleep(pauseMs)
               gateway = yield* up(place)
             }
-            yield* Fiber.await(starting)
+            reached = `${message}, up`
+            yield* within(settleMs, Fiber.await(starting))
+            reached = `${message}, starting over`
             first.child.stdin.end()
 
             const caller = yield* openDriver(place, "asks-for-runs")
             const hangs = performance.now() + settleMs
             for (;;) {
-              const after = (yield* caller.ask({ _tag: "list" })) as ReadonlyArray<Listed>
+              const after = (yield* within(settleMs, caller.ask({ _tag: "list" }))) as ReadonlyArray<Listed>
               const others = (yield* place.look).filter(
                 ({ pid }) => pid !== gateway.pid && pid !== caller.pid && pid !== first.pid
               )
@@ -141,21 +159,21 @@ describe("the keeper, by kills and upgrades", () => {
               if (performance.now() > hangs)
                 assert.fail(
                   [
-                    `${message}: ${found} processes and ${known} known`,
-                    ...others.map(({ pid, command }) => `${pid} ${command}`),
+                    `${found} processes and ${known} known`,
+                    yield* report,
                     ...after
                       .filter(({ state }) => !over(state))
-                      .map(({ id, state, pid, command }) => `${id} ${state} ${pid} ${command}`),
-                    gateway.stderr()
+                      .map(({ id, state, pid, command }) => `${id} ${state} ${pid} ${command}`)
                   ].join("\n")
                 )
               yield* Effect.sleep(20)
             }
             caller.child.stdin.end()
           }
+          reached = `seed ${seed}: down`
           yield* holdfast(place, "down")
           const { left } = yield* untilNobody(place, (all) => all, settleMs)
-          assert.deepStrictEqual(left, [], `seed ${seed}\n${gateway.stderr()}`)
+          assert.deepStrictEqual(left, [], left.length > 0 ? yield* report : "")
         }),
       soak ? 3_600_000 : 180_000
     )

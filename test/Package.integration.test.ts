@@ -182,6 +182,7 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
             "dist/hookRelay.cjs",
             "dist/hookRelay.pl",
             "dist/hookRelay.sh",
+            "dist/keeper.mjs",
             "dist/node.sh",
             "package.json"
           ]

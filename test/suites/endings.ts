@@ -30,7 +30,7 @@ export interface Ended {
 }
 
 /** One life of a world with its runs. */
-export interface Zoo {
+interface Zoo {
   /** Returns when each has printed `up` or is over. */
   readonly start: (runs: ReadonlyArray<DrivenRun>) => Effect.Effect<unknown>
   /** Waits until the ending begins, where that comes by itself. */

@@ -62,12 +62,19 @@ export const listed = (place: Place) =>
         }
       }>
     }
-    return runs.map(({ run }): Listed => ({
-      ...run,
-      reason: run.reason?._tag ?? null,
-      pid: run.leader?.pid ?? null,
-      command: run.spec.command
-    }))
+    return runs.map(
+      ({ run: { id, state, lost, extinction, status, endedAt, reason, leader, spec } }): Listed => ({
+        id,
+        state,
+        lost,
+        extinction,
+        status,
+        endedAt,
+        reason: reason?._tag ?? null,
+        pid: leader?.pid ?? null,
+        command: spec.command
+      })
+    )
   })
 
 /** Of those that were begun, when each is over as `ps` has it. */

@@ -224,6 +224,10 @@ export const marked = (range: MarkRange | null): ReadonlyArray<string> =>
           }
         })
 
+/** The mark that a process carries. */
+export const hardLocksOf = (pid: number): number =>
+  Number(/Max file locks\s+\S+\s+(\d+)/.exec(fs.readFileSync(`/proc/${pid}/limits`, "utf8"))?.[1])
+
 /** Polls a fact of the outside world that nothing announces; fails loudly at its deadline. */
 export const eventually = Effect.fnUntraced(function* (
   what: string,

@@ -13,8 +13,8 @@ import { ControlClient } from "../../src/layers/ControlClient.ts"
 import type { AgentEvent, AgentRunError, RunRequest } from "../../src/services/AgentDriver.ts"
 import { type AppServerFailure } from "../../src/services/AppServerFailure.ts"
 import { overridesFor, type Script, ScriptedProvider } from "../../src/services/ScriptedProvider.ts"
-import type { MarkRange } from "../../src/services/InstanceMark.ts"
-import { ask, eventually, marked, type Place } from "./gateway.ts"
+import { type MarkRange, rangeOf } from "../../src/services/InstanceMark.ts"
+import { ask, eventually, hardLocksOf, marked, type Place } from "./gateway.ts"
 
 export const shell = (cmd: string) => ({ fn: "exec_command", args: { cmd } }) as const
 
@@ -78,6 +78,10 @@ export const leaseOf = (place: Place) =>
       return lease!
     })
   )
+
+/** Of everything that the app-server runs: it is the keeper's, and not under the gateway's own mark. */
+export const serverRange = (place: Place) =>
+  Effect.map(leaseOf(place), ({ pid }) => rangeOf(hardLocksOf(pid!)))
 
 /** A run whose command waits for a file: it is in the middle of its turn until `release`. */
 export const busyRun = Effect.fnUntraced(function* (

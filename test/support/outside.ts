@@ -177,10 +177,18 @@ const makeStage = Effect.gen(function* () {
         process.execPath,
         [
           path.join(repository, "node_modules/rolldown/bin/cli.mjs"),
-          ...["--platform", "node", "--logLevel", "warn"],
+          "--platform",
+          "node",
+          "--logLevel",
+          "warn",
           ...["koffi", "node-pty"].flatMap((name) => ["--external", name]),
           path.join(repository, `test/fixtures/${name}.ts`),
-          ...["--dir", path.dirname(file), "--entryFileNames", "[name].mjs", "--chunkFileNames", "[hash].mjs"]
+          "--dir",
+          path.dirname(file),
+          "--entryFileNames",
+          "[name].mjs",
+          "--chunkFileNames",
+          "[hash].mjs"
         ],
         { encoding: "utf8" }
       )
@@ -302,7 +310,10 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
 
 const ownNumbers = [
   ...(process.getuid?.() === 0 ? [] : ["--user", "--map-root-user"]),
-  ...["--pid", "--fork", "--mount-proc", "--kill-child"]
+  "--pid",
+  "--fork",
+  "--mount-proc",
+  "--kill-child"
 ]
 const setsNext =
   'open my $next, ">", "/proc/sys/kernel/ns_last_pid" or exit 1; print $next 300; close $next or exit 1'
