@@ -87,6 +87,7 @@ export const stop = (quick: boolean) =>
     } satisfies Measured
   })
 
+/** Rows `kill-gateway-jobs` and `kill-gateway`. */
 export const killGateway = (quick: boolean) =>
   Effect.gen(function* () {
     const samples = yield* Effect.forEach(Array.from({ length: quick ? 3 : 7 }), () =>
@@ -101,17 +102,32 @@ export const killGateway = (quick: boolean) =>
         yield* until("the jobs stand", () => ofRuns().length === processes)
         // Whoever is there now, one by one: a look at all of the system would be a part of what is measured.
         let living = everybody()
+        let jobsLiving = ofRuns()
         const from = performance.now()
         process.kill(gateway.pid, "SIGKILL")
+        yield* until("the jobs are gone", () => {
+          jobsLiving = jobsLiving.filter(isRunning)
+          return jobsLiving.length === 0
+        })
+        const jobsMs = performance.now() - from
         yield* until("all who were there are gone", () => {
           living = living.filter(isRunning)
           return living.length === 0
         })
-        return { ms: performance.now() - from, left: everybody().length }
+        return { jobsMs, ms: performance.now() - from, left: everybody().length }
       }).pipe(Effect.scoped)
     )
     return {
       rows: [
+        row({
+          id: "kill-gateway-jobs",
+          what: `SIGKILL of the gateway until the ${processes} deaf processes of its runs are gone`,
+          unit: "ms",
+          value: median(samples.map((one) => one.jobsMs)),
+          floor: 0,
+          floorIs: "nothing",
+          n: samples.length
+        }),
         row({
           id: "kill-gateway",
           what: `SIGKILL of the gateway until ${processes} deaf processes and the keeper are gone`,

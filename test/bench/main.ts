@@ -69,7 +69,7 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["keeper-ready", "keeper-next"], measure: keepers.ready },
   { ids: ["keeper-rss", "keeper-run", "keeper-run-cold", "gateway-run"], measure: () => keepers.memory },
   { ids: ["stop-20", "stop-20-time"], measure: endings.stop },
-  { ids: ["kill-gateway"], measure: endings.killGateway },
+  { ids: ["kill-gateway", "kill-gateway-jobs"], measure: endings.killGateway },
   { ids: ["adopt-100", "adopt-100-lost"], measure: adoptions.adopt },
   { ids: ["reconcile-500"], measure: adoptions.reconcile }
 ]

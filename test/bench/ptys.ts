@@ -214,7 +214,10 @@ export const attach = (quick: boolean) =>
     const [run] = yield* startRuns(client, [specOf("perl", ["-e", full])], variables)
     const runId = run!.id
     yield* client.ReadRun({ runId, from: { _tag: "start" }, follow: true }).pipe(
-      Stream.scan(() => 0, (seen, { bytes }) => seen + bytes.length),
+      Stream.scan(
+        () => 0,
+        (seen, { bytes }) => seen + bytes.length
+      ),
       Stream.takeUntil((seen) => seen >= 24 * 79),
       Stream.runDrain
     )
