@@ -15,7 +15,11 @@ import * as daemon from "./daemon.ts"
 import * as decisions from "./decisions.ts"
 import { BenchFailed } from "./helper.ts"
 import * as hooks from "./hooks.ts"
+import * as adoptions from "./adoptions.ts"
+import * as endings from "./endings.ts"
+import * as keepers from "./keepers.ts"
 import * as leases from "./leases.ts"
+import * as ptys from "./ptys.ts"
 import * as records from "./records.ts"
 import { type LeftOut, type Measured, type Row, text } from "./report.ts"
 import { preference } from "../../src/services/HookClients.ts"
@@ -58,7 +62,16 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["route-rate"], measure: leases.routeRate },
   { ids: ["route-fair", "route-fair-16k"].flatMap((id) => [id, `${id}-own`]), measure: leases.routeFair },
   { ids: ["memory-thread", "memory-run", "shared-50"], measure: () => leases.memory },
-  { ids: ["stop-1k", "stop-1k-own", "stop-1k-time"], measure: stops.thousand }
+  { ids: ["stop-1k", "stop-1k-own", "stop-1k-time"], measure: stops.thousand },
+  { ids: ["pty-100", "pty-keeper", "pty-tmux"], measure: ptys.hundred },
+  { ids: ["pty-log"], measure: ptys.output },
+  { ids: ["attach"], measure: ptys.attach },
+  { ids: ["keeper-ready", "keeper-next"], measure: keepers.ready },
+  { ids: ["keeper-rss", "keeper-run", "keeper-run-cold", "gateway-run"], measure: () => keepers.memory },
+  { ids: ["stop-20", "stop-20-time"], measure: endings.stop },
+  { ids: ["kill-gateway", "kill-gateway-jobs"], measure: endings.killGateway },
+  { ids: ["adopt-100", "adopt-100-lost"], measure: adoptions.adopt },
+  { ids: ["reconcile-500"], measure: adoptions.reconcile }
 ]
 
 const usage = "usage: npm run bench -- [--quick] [--only ID[,ID...]] [--json FILE]"

@@ -6,10 +6,9 @@
  */
 import { table } from "../../src/services/Report.ts"
 
-export interface Budget {
-  readonly on: "ratio" | "value" | "difference"
-  readonly atMost: number
-}
+export type Budget =
+  | { readonly on: "ratio" | "value" | "difference"; readonly atMost: number }
+  | { readonly on: "ratio"; readonly atLeast: number }
 
 export interface Row {
   readonly id: string
@@ -54,21 +53,18 @@ export const row = (
     difference: rest.value - rest.floor,
     value: rest.value
   }
-  return {
-    ...rest,
-    ratio,
-    budget,
-    met: budget === null ? null : whole && measured[budget.on] <= budget.atMost
-  }
+  const holds = (one: Budget): boolean =>
+    "atLeast" in one ? measured[one.on] >= one.atLeast : measured[one.on] <= one.atMost
+  return { ...rest, ratio, budget, met: budget === null ? null : whole && holds(budget) }
 }
 
 const digits = (value: number): string =>
   Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2)
 
 const budgetText = ({ budget, unit }: Row): string => {
-  switch (budget?.on) {
-    case undefined:
-      return "-"
+  if (budget === null) return "-"
+  if ("atLeast" in budget) return `>= ${budget.atLeast} x`
+  switch (budget.on) {
     case "ratio":
       return `<= ${budget.atMost} x`
     case "value":
