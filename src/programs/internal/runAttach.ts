@@ -22,7 +22,10 @@ import { complain } from "./terminal.ts"
 
 /** Keys that wait while the gateway is replaced, or the run does not read. */
 const keysAhead = 256
+/** A line is read before the screen covers it. */
+const noticeMs = 1_000
 const bell = Uint8Array.of(7)
+const newLine = Uint8Array.of(13, 10)
 
 /** In raw mode a line feed alone goes straight down. */
 const say = (line: string): void => complain(`${line}\r`)
@@ -56,13 +59,24 @@ const atTerminal = Effect.fnUntraced(function* (
       switch (event._tag) {
         case "attached": {
           hands = event.writer ? { client, attachment: event.attachment } : null
-          if (event.writer || readOnly) return
+          if (event.writer) return
+          if (readOnly) return
           readOnly = true
-          return say("another terminal is the writer; this one only looks on")
+          say("another terminal is the writer; this one only looks on")
+          return yield* Effect.sleep(noticeMs)
         }
-        case "screen":
+        case "screen": {
           cursor = null
-          return yield* draw(Buffer.from(emptyTerminal(windowSize().rows)))
+          const { cols, rows } = event.size
+          const mine = windowSize()
+          if (readOnly && (cols > mine.cols || rows > mine.rows)) {
+            say(
+              `its terminal has ${cols}x${rows} cells, this one ${mine.cols}x${mine.rows}: not all of it can be shown`
+            )
+            yield* Effect.sleep(noticeMs)
+          }
+          return yield* draw(Buffer.from(emptyTerminal(mine.rows)))
+        }
         case "draw":
           return yield* draw(event.bytes)
         case "output": {
@@ -164,7 +178,11 @@ export const foregroundOnTerminal = Effect.fnUntraced(function* (run: RunInfo, d
     "RunLogMissing",
     () => Effect.succeed("over" as const)
   )
-  if (how === "detached") return complain(`\ndetached from ${run.id}, which goes on`)
+  if (how === "detached") {
+    // The cursor stands wherever the run has left it.
+    yield* Effect.ignore(writeOut(newLine))
+    return complain(`detached from ${run.id}, which goes on`)
+  }
   return yield* exitAs(yield* runOver(run.id))
 }, Effect.scoped)
 

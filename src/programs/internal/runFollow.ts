@@ -105,7 +105,7 @@ export const printLog = Effect.fnUntraced(function* (
         )
       )
     ),
-    Effect.ensuring(Effect.ignore(writeOut(Buffer.from(residue.undo()))))
+    Effect.ensuring(Effect.suspend(() => Effect.ignore(writeOut(Buffer.from(residue.undo())))))
   )
 })
 
