@@ -5,6 +5,7 @@ import {
   belowScreen,
   defaultDetachKeys,
   emptyTerminal,
+  isReport,
   makeDetachMatcher,
   makeResidue,
   parseDetachKeys
@@ -85,6 +86,28 @@ describe("the detach keys", () => {
   it("are refused where they are none", () => {
     for (const keys of ["", "Frob", "ctrl-", "é"])
       assert.isTrue(Result.isFailure(parseDetachKeys(keys)), keys)
+  })
+})
+
+describe("what a terminal says by itself", () => {
+  it("is told from what a person types", () => {
+    const said = [
+      "\x1b[?62;22c\x1b[>0;276;0c",
+      "\x1b[12;40R",
+      "\x1b]11;rgb:0000/0000/0000\x1b\\",
+      "\x1b]11;rgb:0/0/0\x07",
+      "\x1bP1$r0m\x1b\\",
+      "\x1b[?2026;2$y",
+      "\x1b[?1u",
+      "\x1b[I",
+      "\x1b[<0;3;4M\x1b[<0;3;4m",
+      "\x1b[M !!"
+    ]
+    const typed = ["", "a", "\x1b", "\x1b[A", "\x1b[112;5u", "\x1b[200~a\x1b[201~", "\x1b[Ia", "\x1b[M "]
+    assert.deepStrictEqual(
+      [said, typed].map((all) => all.filter((one) => isReport(bytes(one)))),
+      [said, []]
+    )
   })
 })
 

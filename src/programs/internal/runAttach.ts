@@ -9,6 +9,7 @@ import {
   type DetachKeys,
   emptyTerminal,
   holdMs,
+  isReport,
   makeDetachMatcher,
   makeResidue
 } from "../../services/Attachment.ts"
@@ -112,7 +113,7 @@ const atTerminal = Effect.fnUntraced(function* (
   const matcher = makeDetachMatcher(options.detach)
   const type = (bytes: Uint8Array) =>
     Effect.suspend(() => {
-      if (bytes.length === 0) return Effect.void
+      if (bytes.length === 0 || (readOnly && isReport(bytes))) return Effect.void
       return readOnly || !Queue.offerUnsafe(typed, bytes) ? Effect.ignore(writeOut(bell)) : Effect.void
     })
   let holding: Fiber.Fiber<void> | null = null
