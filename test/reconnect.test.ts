@@ -4,12 +4,15 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
 import { GatewayLost, NoGateway } from "../src/layers/ControlClient.ts"
-import { type Client, throughUpgradesOf } from "../src/programs/internal/reconnect.ts"
+import { type Before, type Client, throughUpgradesOf } from "../src/programs/internal/reconnect.ts"
 
 /** One try after the other: a connection that is lost after so long, or nobody there; when none is left, one that answers. */
 type Try = number | "nobody"
 
-const seen = Effect.fnUntraced(function* (tries: ReadonlyArray<Try>, last: Try | "answers" = "answers") {
+const seen = Effect.fnUntraced(function* (
+  tries: ReadonlyArray<Try>,
+  { last = "answers", known = "nothing" }: { readonly last?: Try | "answers"; readonly known?: Before } = {}
+) {
   const left = [...tries]
   let open = 0
   let made = 0
@@ -32,7 +35,10 @@ const seen = Effect.fnUntraced(function* (tries: ReadonlyArray<Try>, last: Try |
       ? Effect.andThen(Effect.sleep(next), Effect.fail(new GatewayLost({})))
       : Effect.succeed("answer")
   }
-  const fiber = yield* throughUpgradesOf(connect)(ask).pipe(
+  const fiber = yield* throughUpgradesOf(
+    connect,
+    known
+  )(ask).pipe(
     Effect.match({ onFailure: ({ _tag }) => _tag, onSuccess: (answer) => answer }),
     Effect.forkScoped
   )
@@ -59,6 +65,13 @@ describe("a verb whose gateway is replaced", () => {
     })
   )
 
+  it.effect("waits where there is none at first, but has just been one", () =>
+    Effect.gen(function* () {
+      assert.strictEqual((yield* seen(["nobody", "nobody"], { known: "answered" })).end, "answer")
+      assert.strictEqual((yield* seen([], { last: "nobody", known: "answered" })).end, "GatewayGone")
+    })
+  )
+
   it.effect("waits for a successor as long as runs are kept, and no longer", () =>
     Effect.gen(function* () {
       const nobodyFor = (ms: number): ReadonlyArray<Try> => Array.from({ length: ms / 100 }, () => "nobody")
@@ -76,7 +89,7 @@ describe("a verb whose gateway is replaced", () => {
 
   it.effect("gives up on gateways that are lost at once, one after the other", () =>
     Effect.gen(function* () {
-      const { end, open } = yield* seen([lives], 10)
+      const { end, open } = yield* seen([lives], { last: 10 })
       assert.deepStrictEqual([end, open], ["GatewayGone", 0])
     })
   )

@@ -23,18 +23,21 @@ class GatewayGone extends Schema.TaggedError<GatewayGone>()("GatewayGone", { wai
 
 type Connect = Effect.Effect<Client, NoGateway, Scope.Scope>
 
+/** What this program knows before it asks: that a gateway has answered it a moment ago, or nothing. */
+export type Before = "answered" | "nothing"
+
 /**
  * Asks with a connection of its own, and again with the next when that is lost; what was learned so far is the asker's to
- * remember. Without any gateway at first it fails at once.
+ * remember. Without any gateway at first it fails at once, unless there has just been one.
  */
 export const throughUpgradesOf =
-  (connect: Connect) =>
+  (connect: Connect, known: Before) =>
   <A, E, R>(
     ask: (client: Client) => Effect.Effect<A, E | ControlClient.GatewayLost, R>
   ): Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R> =>
     Effect.gen(function* () {
       /** When the gateway was lost that is still to be replaced. */
-      let lostAt: number | null = null
+      let lostAt = known === "answered" ? yield* Clock.currentTimeMillis : null
       for (;;) {
         const before = yield* Clock.currentTimeMillis
         let connectedAt: number | null = null
@@ -62,4 +65,7 @@ export const throughUpgradesOf =
       }
     }) as Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R>
 
-export const throughUpgrades = throughUpgradesOf(ControlClient.make)
+export const throughUpgrades = throughUpgradesOf(ControlClient.make, "nothing")
+
+/** The next question of a verb that has had an answer. */
+export const goOn = throughUpgradesOf(ControlClient.make, "answered")

@@ -17,7 +17,7 @@ import type { RunInfo } from "../../services/PtySupervisor.ts"
 import { type AttachEvent, pieceBytes } from "../../services/RunControl.ts"
 import { endWords, missingBytes } from "../../services/RunReport.ts"
 import { input, rawTerminal, windowSize, windowSizes, writeOut } from "./device.ts"
-import { type Client, throughUpgrades } from "./reconnect.ts"
+import { type Client, goOn } from "./reconnect.ts"
 import { endedBySignals, exitAs, inputPauseMs, runOver } from "./runFollow.ts"
 import { complain } from "./terminal.ts"
 
@@ -103,7 +103,7 @@ const atTerminal = Effect.fnUntraced(function* (
       return shown
     })
   const showing = () =>
-    throughUpgrades((client) =>
+    goOn((client) =>
       client
         .AttachRun({ runId, readOnly, size: windowSize(), cursor })
         .pipe(Stream.runForEach(onEvent(client)), Effect.ensuring(Effect.sync(() => (hands = null))))
