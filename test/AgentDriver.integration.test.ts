@@ -401,7 +401,7 @@ describe("a governed Codex thread", () => {
       assert.isTrue(fs.existsSync(path.join(place.home, "helper.pid")), "the server was started")
       const mark = yield* serverRange(place)
       const nodes = () => marked(mark).filter((line) => /MainThread|node/.test(line))
-      yield* eventually("only the gateway is left of the Node processes", () => nodes().length === 1)
+      yield* eventually("no server is left", () => nodes().length === 0)
     })
   )
 

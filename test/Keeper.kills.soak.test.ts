@@ -32,9 +32,9 @@ const sizes: Readonly<Record<string, number>> = {
 const names = Object.keys(sizes)
 
 /** From the start of the next runs on; starting twenty takes about as long. */
-const latestKillMs = 900
+const latestKillMs = 600
 /** Between a kill and the next start. */
-const latestPauseMs = 400
+const latestPauseMs = 200
 const settleMs = 30_000
 
 const over = (state: string): boolean => state === "Exited" || state === "Lost"

@@ -2,4 +2,4 @@
 import { keptEndings } from "./support/keptZoo.ts"
 import { suite, together } from "./suites/endings.ts"
 
-suite("PtySupervisor in process, by its runs' endings", keptEndings, together(["the close of their scope"]))
+suite("PtySupervisor in process, by its runs' endings", keptEndings, together([]))

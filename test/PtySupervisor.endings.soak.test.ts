@@ -3,7 +3,14 @@ import { cliEndings } from "./support/cliZoo.ts"
 import { keptEndings } from "./support/keptZoo.ts"
 import { oneByOne, suite } from "./suites/endings.ts"
 
-const vices = process.env["HOLDFAST_SOAK"] ? null : ["hopper-at-full-speed.pl"]
-
-suite("PtySupervisor in process, by each ending of one run", keptEndings, oneByOne(vices))
-if (vices === null) suite("the keeper, by each ending of one run", cliEndings, oneByOne(vices))
+if (process.env["HOLDFAST_SOAK"]) {
+  suite("PtySupervisor in process, by each ending of one run", keptEndings, oneByOne(null))
+  suite("the keeper, by each ending of one run", cliEndings, oneByOne(null))
+} else {
+  const { "the close of their scope": close } = keptEndings
+  suite(
+    "PtySupervisor in process, by an ending of one run",
+    { "the close of its scope": close! },
+    oneByOne(["hopper-at-full-speed.pl"])
+  )
+}

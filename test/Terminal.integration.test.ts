@@ -30,7 +30,7 @@ describe("holdfast up in a terminal", () => {
   )
 
   it.live(
-    "a second Ctrl-C does not wait for a child that will not leave, and the next start ends that one",
+    "a second Ctrl-C does not wait for a child that will not leave; its keeper does, and the next down ends both",
     () =>
       Effect.gen(function* () {
         const program = path.resolve(import.meta.dirname, "fixtures/codex-never-leaves.sh")
@@ -39,7 +39,10 @@ describe("holdfast up in a terminal", () => {
         yield* up.shows("holdfast: ready")
         const { mark } = yield* ask(place, status)
         yield* Effect.forkScoped(holdfast(place, ["codex", "hello"]))
-        yield* eventually("the child runs", () => marked(mark).length > 1)
+        const kept = yield* Effect.map(ask(place, status), ({ keeper }) => keeper.mark).pipe(
+          Effect.repeat({ until: (range) => range !== null })
+        )
+        yield* eventually("the child runs", () => marked(kept).length > 1)
         yield* up.type("\u0003")
         // Two at once would be one signal.
         yield* eventually("the first one is handled", () =>
@@ -47,9 +50,10 @@ describe("holdfast up in a terminal", () => {
         )
         yield* up.type("\u0003")
         assert.strictEqual(yield* up.exit, 130)
-        assert.isAbove(marked(mark).length, 0)
+        assert.isAbove(marked(kept).length, 0)
         yield* startGateway(place)
-        assert.deepStrictEqual(marked(mark), [])
+        assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
+        assert.deepStrictEqual([marked(mark), marked(kept)], [[], []])
       }),
     seconds
   )

@@ -72,7 +72,8 @@ export const make = Effect.gen(function* () {
   const reaper = yield* RunReaper
   const rows = makeKeeperRows(yield* SqlClient)
   const handover = yield* Handover
-  const scope = yield* Effect.scope
+  // Forked before the finalizer below is added, so it closes after it: a keeper is told to end while it can be asked.
+  const scope = yield* Scope.fork(yield* Effect.scope)
   const oneAtATime = (yield* Semaphore.make(1)).withPermits(1)
   const { bootId, pidNamespace } = identities.self
   const ledger = Effect.mapError((cause: unknown) => new RunLedgerError({ cause }))

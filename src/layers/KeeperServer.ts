@@ -87,7 +87,9 @@ export const make = Effect.gen(function* () {
   const scope = yield* Effect.scope
   let sessions = 0
 
-  const inBackground = (work: Effect.Effect<unknown>) => Effect.asVoid(Effect.forkIn(work, scope))
+  // From a finalizer too, which nothing interrupts: the end of the keeper would wait for it.
+  const inBackground = (work: Effect.Effect<unknown>) =>
+    Effect.asVoid(Effect.forkIn(Effect.interruptible(work), scope))
   const live = Effect.map(here(runs.list), (all) => all.filter(isLive).map(heldOf))
   const [fresh, first] = freshKeeper(yield* monotonicMs)
 

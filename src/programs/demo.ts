@@ -133,21 +133,25 @@ const story = Effect.fnUntraced(function* (live: boolean) {
   )
 
   yield* step("The gateway is killed with SIGKILL. It cannot clean up.")
-  const before = yield* count(status.mark)
-  yield* say(
-    `   ${before.length} processes carried its mark: ${before.map(({ command }) => command).join(", ")}`
-  )
   yield* first.kill("SIGKILL")
+  const held = yield* count(keeper.mark)
+  yield* say(
+    `   the keeper still holds ${held.length - 1} processes: ${held
+      .filter(({ identity }) => identity.pid !== keeper.identity?.pid)
+      .map(({ command }) => command)
+      .join(", ")}`
+  )
 
-  yield* step("The next gateway starts and ends whatever still carries the dead one's mark.")
+  yield* step("The next gateway starts and goes on with the keeper.")
   const second = yield* startGateway(place)
   const after = yield* Effect.flatMap(ControlClient, (client) => client.Status()).pipe(
     Effect.scoped,
     Effect.provide(callerOf(place))
   )
   const ended = after.swept.flatMap(({ report }) => report.ended)
-  yield* say(
-    `   it swept ${ended.length}: ${ended.map(({ command }) => command).join(", ") || "nothing had survived"}`
+  yield* proof(
+    `the keeper is still pid ${after.keeper.identity?.pid ?? "none"}; of the dead gateway itself ${ended.length} processes had to be ended`,
+    after.keeper.adopted && after.keeper.identity?.pid === keeper.identity?.pid
   )
 
   yield* step("The background run has not noticed. Then it is stopped.")
@@ -167,7 +171,7 @@ const story = Effect.fnUntraced(function* (live: boolean) {
   }).pipe(Effect.scoped, Effect.provide(callerOf(place)))
   yield* second.kill("SIGTERM")
 
-  yield* step("What is left")
+  yield* step("`holdfast down` ends everything: app-server, preview server, keeper, gateway. What is left")
   const left = [...(yield* count(status.mark)), ...(yield* count(after.mark)), ...(yield* count(keeper.mark))]
   yield* proof(`${left.length} processes`, left.length === 0)
   const files = filesLeft(place)

@@ -245,6 +245,24 @@ export const suite = (
         })
     )
 
+    live("the end of the layer stops what still runs, and the ledger says so", () =>
+      Effect.gen(function* () {
+        const world = yield* worldOf()
+        const ids = yield* Effect.forEach([shell("exec sleep 60"), shell("exec sleep 60", { pty })], (spec) =>
+          Effect.map(world.runs.start(spec), ({ id }) => id)
+        )
+        yield* Effect.forEach(ids, (id) =>
+          world.runs.watch(id).pipe(
+            Stream.takeUntil(({ leader }) => leader !== null),
+            Stream.runDrain
+          )
+        )
+        yield* world.close
+        const stopped = { reason: "stopped", extinction: { proven: true, survivors: [] } }
+        assert.deepStrictEqual(yield* world.endsOf(ids), [stopped, stopped])
+      })
+    )
+
     live("a run that is restarted has the same log and mark, and another leader", () =>
       Effect.gen(function* () {
         const world = yield* worldOf()

@@ -221,7 +221,7 @@ export const cliEndings: Readonly<Record<string, Ending>> = {
     adoptGraceMs
   ),
   "a SIGKILL of the keeper": ending(
-    { told: "keeper-lost", staff: "gateway and keeper", ender: "gateway", extraMs: sweepGraceMs },
+    { told: "keeper-lost, proven", staff: "gateway and keeper", ender: "gateway", extraMs: sweepGraceMs },
     ({ place, keeper, told }) =>
       Effect.gen(function* () {
         const at = yield* now
@@ -230,7 +230,7 @@ export const cliEndings: Readonly<Record<string, Ending>> = {
       })
   ),
   "a SIGKILL of both and the next start": ending(
-    { told: "both-lost", staff: "gateway and keeper", ender: "gateway" },
+    { told: "both-lost, proven", staff: "gateway and keeper", ender: "gateway" },
     ({ place, gateway, keeper, reopen, told }) =>
       Effect.gen(function* () {
         yield* Effect.forEach([keeper, gateway.pid], (pid) => place.signal(pid, "SIGKILL"), {

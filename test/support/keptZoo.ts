@@ -87,7 +87,7 @@ const by = (how: "stop" | "scope" | "layer" | "itself", told: string | null, tim
   )
 
 /** All have to stand before the first is over. */
-export const timeoutMs = 4_000
+export const timeoutMs = 3_000
 
 export const keptEndings: Readonly<Record<string, Ending>> = {
   "a normal stop": by("stop", "stopped, proven"),

@@ -266,9 +266,12 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
     const [first, rest] = into(command, args)
     return run(first, rest, { env: { ...env, ...more }, cwd: home })
   }
+  const started = new Set<ChildProcessWithoutNullStreams>()
   const census = (what: "look" | "count" | "end") =>
     Effect.map(runInside("perl", [path.join(root, "census.pl"), what, namespaceOf()]), (ran) => {
       if (ran.code !== 0) throw new Error(`the census failed: ${ran.stderr}`)
+      // nsenter stops itself when its child is stopped, and is outside, where nobody else wakes it.
+      if (what === "count") for (const child of started) child.kill("SIGCONT")
       return lines(ran.stdout)
     })
   const signed = Effect.sync(() => {
@@ -282,7 +285,10 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
     env,
     spawn: (command, args, more = {}) => {
       const [first, rest] = into(command, args)
-      return spawn(first, rest, { env: { ...env, ...more }, cwd: home, stdio: "pipe" })
+      const child = spawn(first, rest, { env: { ...env, ...more }, cwd: home, stdio: "pipe" })
+      started.add(child)
+      child.once("exit", () => started.delete(child))
+      return child
     },
     run: runInside,
     waitedMs: (pid) =>
@@ -299,11 +305,11 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
   }
   // Whatever a world leaves ends with it; what a failing test left is not the next one's.
   yield* Effect.addFinalizer(() =>
-    found === "signs"
-      ? Effect.map(signed, (left) => {
-          for (const { pid } of left) process.kill(pid, "SIGKILL")
-        })
-      : census("end")
+    Effect.gen(function* () {
+      if (found === "signs") for (const { pid } of yield* signed) process.kill(pid, "SIGKILL")
+      else yield* census("end")
+      for (const child of started) child.kill("SIGKILL")
+    })
   )
   return place
 })
