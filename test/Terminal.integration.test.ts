@@ -3,50 +3,11 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
-import * as pty from "node-pty"
 import { ControlClient } from "../src/layers/ControlClient.ts"
-import {
-  ask,
-  dist,
-  eventually,
-  holdfast,
-  makePlace,
-  marked,
-  type Place,
-  startGateway
-} from "./support/gateway.ts"
+import { ask, eventually, holdfast, makePlace, marked, startGateway } from "./support/gateway.ts"
+import { terminal } from "./support/terminal.ts"
 
 const seconds = 90_000
-
-/** `holdfast ...` in a terminal of its own, and what it shows. */
-const terminal = Effect.fnUntraced(function* (place: Place, args: ReadonlyArray<string>) {
-  let shown = ""
-  let ended: number | null = null
-  const term = yield* Effect.acquireRelease(
-    Effect.sync(() => {
-      const term = pty.spawn("/bin/sh", [path.join(dist, "holdfast.sh"), ...args], {
-        cwd: place.workspace,
-        env: place.env
-      })
-      term.onData((text) => (shown += text))
-      term.onExit(({ exitCode }) => (ended = exitCode))
-      return term
-    }),
-    (term) =>
-      Effect.sync(() => {
-        // Only our own child while it has not ended: afterwards the number may be somebody else's.
-        if (ended === null) term.kill("SIGKILL")
-      })
-  )
-  return {
-    shows: (text: string) => eventually(`the terminal shows ${text}`, () => shown.includes(text)),
-    type: (text: string) => Effect.sync(() => term.write(text)),
-    exit: Effect.map(
-      eventually("the program ends", () => ended !== null),
-      () => ended
-    )
-  }
-})
 
 const status = Effect.gen(function* () {
   return yield* (yield* ControlClient).Status()

@@ -59,6 +59,17 @@ const bytesOf = (text: string): Uint8Array => Uint8Array.from(text, (char) => ch
 // oxlint-disable-next-line no-control-regex -- what terminals send begins with one
 const tokens = /\u001b\[[0-?]*[ -/]*[@-~]|\u001bO[@-~]|[^]/g
 
+/**
+ * What a terminal says by itself: an answer to what a program asked of it, or a report of its mouse or focus. X10's mouse
+ * report has three bytes behind its final one.
+ */
+const reports =
+  // oxlint-disable-next-line no-control-regex -- what terminals send begins with one
+  /^(?:\u001b\[M[^]{3}|\u001b\[[<=>?]?[\d;:]*\$?[IMORcmnty]|\u001b\[\?[\d;:]*u|\u001b[P\]_][^\u0007\u001b]*(?:\u0007|\u001b\\))+$/
+
+/** Nobody has typed this. */
+export const isReport = (bytes: Uint8Array): boolean => reports.test(latin1(bytes))
+
 export interface DetachMatcher {
   /** What goes on to the run; the rest is held, for as long as it may become the detach keys. */
   readonly feed: (bytes: Uint8Array) => { readonly forward: Uint8Array; readonly detached: boolean }

@@ -2,6 +2,7 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import * as ControlClient from "../../layers/ControlClient.ts"
 import type { NoGateway } from "../../services/Control.ts"
 
@@ -20,39 +21,51 @@ class GatewayGone extends Schema.TaggedError<GatewayGone>()("GatewayGone", { wai
   }
 }
 
+type Connect = Effect.Effect<Client, NoGateway, Scope.Scope>
+
+/** What this program knows before it asks: that a gateway has answered it a moment ago, or nothing. */
+export type Before = "answered" | "nothing"
+
 /**
  * Asks with a connection of its own, and again with the next when that is lost; what was learned so far is the asker's to
- * remember. Without any gateway at first it fails at once.
+ * remember. Without any gateway at first it fails at once, unless there has just been one.
  */
-export const throughUpgrades = <A, E, R>(
-  ask: (client: Client) => Effect.Effect<A, E | ControlClient.GatewayLost, R>
-): Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R> =>
-  Effect.gen(function* () {
-    /** When the gateway was lost that is still to be replaced. */
-    let lostAt: number | null = null
-    for (;;) {
-      const before = yield* Clock.currentTimeMillis
-      let connectedAt: number | null = null
-      const outcome = yield* Effect.scoped(
-        Effect.gen(function* () {
-          const client = yield* ControlClient.make
-          connectedAt = yield* Clock.currentTimeMillis
-          return yield* ask(client)
-        })
-      ).pipe(
-        Effect.map((value) => ({ value })),
-        Effect.catchIf(
-          (error): error is ControlClient.GatewayLost | NoGateway =>
-            error instanceof ControlClient.GatewayLost ||
-            (error instanceof ControlClient.NoGateway && (lostAt !== null || connectedAt !== null)),
-          () => Effect.succeed(null)
+export const throughUpgradesOf =
+  (connect: Connect, known: Before) =>
+  <A, E, R>(
+    ask: (client: Client) => Effect.Effect<A, E | ControlClient.GatewayLost, R>
+  ): Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R> =>
+    Effect.gen(function* () {
+      /** When the gateway was lost that is still to be replaced. */
+      let lostAt = known === "answered" ? yield* Clock.currentTimeMillis : null
+      for (;;) {
+        const before = yield* Clock.currentTimeMillis
+        let connectedAt: number | null = null
+        const outcome = yield* Effect.scoped(
+          Effect.gen(function* () {
+            const client = yield* connect
+            connectedAt = yield* Clock.currentTimeMillis
+            return yield* ask(client)
+          })
+        ).pipe(
+          Effect.map((value) => ({ value })),
+          Effect.catchIf(
+            (error): error is ControlClient.GatewayLost | NoGateway =>
+              error instanceof ControlClient.GatewayLost ||
+              (error instanceof ControlClient.NoGateway && (lostAt !== null || connectedAt !== null)),
+            () => Effect.succeed(null)
+          )
         )
-      )
-      if (outcome !== null) return outcome.value
-      const now = yield* Clock.currentTimeMillis
-      if (connectedAt !== null && now - connectedAt > settledMs) lostAt = now
-      lostAt ??= before
-      if (now - lostAt > reconnectMs) return yield* new GatewayGone({ waitedMs: reconnectMs })
-      yield* Effect.sleep(retryMs)
-    }
-  }) as Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R>
+        if (outcome !== null) return outcome.value
+        const now = yield* Clock.currentTimeMillis
+        if (connectedAt !== null && now - connectedAt > settledMs) lostAt = now
+        lostAt ??= before
+        if (now - lostAt > reconnectMs) return yield* new GatewayGone({ waitedMs: reconnectMs })
+        yield* Effect.sleep(retryMs)
+      }
+    }) as Effect.Effect<A, Exclude<E, ControlClient.GatewayLost> | NoGateway | GatewayGone, R>
+
+export const throughUpgrades = throughUpgradesOf(ControlClient.make, "nothing")
+
+/** The next question of a verb that has had an answer. */
+export const goOn = throughUpgradesOf(ControlClient.make, "answered")

@@ -9,6 +9,7 @@ import {
   type DetachKeys,
   emptyTerminal,
   holdMs,
+  isReport,
   makeDetachMatcher,
   makeResidue
 } from "../../services/Attachment.ts"
@@ -16,13 +17,16 @@ import type { RunInfo } from "../../services/PtySupervisor.ts"
 import { type AttachEvent, pieceBytes } from "../../services/RunControl.ts"
 import { endWords, missingBytes } from "../../services/RunReport.ts"
 import { input, rawTerminal, windowSize, windowSizes, writeOut } from "./device.ts"
-import { type Client, throughUpgrades } from "./reconnect.ts"
+import { type Client, goOn } from "./reconnect.ts"
 import { endedBySignals, exitAs, inputPauseMs, runOver } from "./runFollow.ts"
 import { complain } from "./terminal.ts"
 
 /** Keys that wait while the gateway is replaced, or the run does not read. */
 const keysAhead = 256
+/** A line is read before the screen covers it. */
+const noticeMs = 1_000
 const bell = Uint8Array.of(7)
+const newLine = Uint8Array.of(13, 10)
 
 /** In raw mode a line feed alone goes straight down. */
 const say = (line: string): void => complain(`${line}\r`)
@@ -56,13 +60,24 @@ const atTerminal = Effect.fnUntraced(function* (
       switch (event._tag) {
         case "attached": {
           hands = event.writer ? { client, attachment: event.attachment } : null
-          if (event.writer || readOnly) return
+          if (event.writer) return
+          if (readOnly) return
           readOnly = true
-          return say("another terminal is the writer; this one only looks on")
+          say("another terminal is the writer; this one only looks on")
+          return yield* Effect.sleep(noticeMs)
         }
-        case "screen":
+        case "screen": {
           cursor = null
-          return yield* draw(Buffer.from(emptyTerminal(windowSize().rows)))
+          const { cols, rows } = event.size
+          const mine = windowSize()
+          if (readOnly && (cols > mine.cols || rows > mine.rows)) {
+            say(
+              `its terminal has ${cols}x${rows} cells, this one ${mine.cols}x${mine.rows}: not all of it can be shown`
+            )
+            yield* Effect.sleep(noticeMs)
+          }
+          return yield* draw(Buffer.from(emptyTerminal(mine.rows)))
+        }
         case "draw":
           return yield* draw(event.bytes)
         case "output": {
@@ -88,7 +103,7 @@ const atTerminal = Effect.fnUntraced(function* (
       return shown
     })
   const showing = () =>
-    throughUpgrades((client) =>
+    goOn((client) =>
       client
         .AttachRun({ runId, readOnly, size: windowSize(), cursor })
         .pipe(Stream.runForEach(onEvent(client)), Effect.ensuring(Effect.sync(() => (hands = null))))
@@ -98,7 +113,7 @@ const atTerminal = Effect.fnUntraced(function* (
   const matcher = makeDetachMatcher(options.detach)
   const type = (bytes: Uint8Array) =>
     Effect.suspend(() => {
-      if (bytes.length === 0) return Effect.void
+      if (bytes.length === 0 || (readOnly && isReport(bytes))) return Effect.void
       return readOnly || !Queue.offerUnsafe(typed, bytes) ? Effect.ignore(writeOut(bell)) : Effect.void
     })
   let holding: Fiber.Fiber<void> | null = null
@@ -164,7 +179,11 @@ export const foregroundOnTerminal = Effect.fnUntraced(function* (run: RunInfo, d
     "RunLogMissing",
     () => Effect.succeed("over" as const)
   )
-  if (how === "detached") return complain(`\ndetached from ${run.id}, which goes on`)
+  if (how === "detached") {
+    // The cursor stands wherever the run has left it.
+    yield* Effect.ignore(writeOut(newLine))
+    return complain(`detached from ${run.id}, which goes on`)
+  }
   return yield* exitAs(yield* runOver(run.id))
 }, Effect.scoped)
 

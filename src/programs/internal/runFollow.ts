@@ -12,12 +12,12 @@ import { isOver, Output, pieceBytes } from "../../services/RunControl.ts"
 import type { LogPosition } from "../../services/RunLog.ts"
 import { endWords, missingBytes } from "../../services/RunReport.ts"
 import { input, takenSignals, writeOut } from "./device.ts"
-import { type Client, throughUpgrades } from "./reconnect.ts"
+import { type Client, goOn } from "./reconnect.ts"
 import { complain, ExitWith } from "./terminal.ts"
 
 /** The run as it is when a condition holds, at the latest when it is over. */
 export const runUntil = (runId: string, holds: (run: RunInfo) => boolean) =>
-  throughUpgrades((client) =>
+  goOn((client) =>
     client.WatchRun({ runId }).pipe(
       Stream.takeUntil((run) => isOver(run) || holds(run)),
       Stream.runLast,
@@ -97,7 +97,7 @@ export const printLog = Effect.fnUntraced(function* (
         return print(piece)
       })
   )
-  yield* throughUpgrades(output.read).pipe(
+  yield* goOn(output.read).pipe(
     Effect.catchTag("RunLogMissing", () =>
       Effect.sync(() =>
         complain(
@@ -105,12 +105,11 @@ export const printLog = Effect.fnUntraced(function* (
         )
       )
     ),
-    Effect.ensuring(Effect.ignore(writeOut(Buffer.from(residue.undo()))))
+    Effect.ensuring(Effect.suspend(() => Effect.ignore(writeOut(Buffer.from(residue.undo())))))
   )
 })
 
-const endRun = (runId: string, graceMs: number | null) =>
-  throughUpgrades((client) => client.EndRun({ runId, graceMs }))
+const endRun = (runId: string, graceMs: number | null) => goOn((client) => client.EndRun({ runId, graceMs }))
 
 /** The first signal ends the run by its own grace, the second at once. What is left to show is shown. */
 export const endedBySignals = (runId: string) =>
@@ -197,7 +196,7 @@ export const foregroundOnPipes = Effect.fnUntraced(function* (run: RunInfo, json
   yield* Effect.forkScoped(endedBySignals(run.id), { startImmediately: true })
   const forward = yield* makeForwarder(run.id)
   const output = outputOf(run.id, { _tag: "start" }, true, taker(json))
-  yield* throughUpgrades((client) =>
+  yield* goOn((client) =>
     Effect.raceFirst(output.read(client), Effect.andThen(forward(client), Effect.never))
   ).pipe(
     Effect.catchTags({

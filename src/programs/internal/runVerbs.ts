@@ -21,7 +21,7 @@ import { Json, show } from "./answers.ts"
 import { isTerminal, windowSize, writeOut } from "./device.ts"
 import { parseDuration } from "./duration.ts"
 import { answered, oneGateway } from "./operator.ts"
-import { throughUpgrades } from "./reconnect.ts"
+import { goOn, throughUpgrades } from "./reconnect.ts"
 import { attachTo, foregroundOnTerminal } from "./runAttach.ts"
 import { foregroundOnPipes, printLog, runOver, runUntil } from "./runFollow.ts"
 import { complain, exitCodes, ExitWith, print } from "./terminal.ts"
@@ -61,6 +61,9 @@ const oneRun = Argument.String("run").pipe(
 const someRuns = oneRun.pipe(Argument.atLeast(1))
 
 const find = (ref: string) => Effect.flatMap(ControlClient, (client) => answered(client.FindRun({ ref })))
+
+/** For verbs that go on from one gateway to the next. */
+const findLasting = (ref: string) => throughUpgrades((client) => answered(client.FindRun({ ref })))
 
 const start = Effect.fnUntraced(function* (options: RunOptions) {
   const { spec, variables } = yield* Effect.fromResult(commandOf(options, process.env))
@@ -213,7 +216,7 @@ const logs = Command.make(
   ({ follow, tail, run }) =>
     Effect.gen(function* () {
       const json = yield* Json
-      const found = yield* oneGateway(find(run))
+      const found = yield* findLasting(run)
       yield* printLog(found, { follow, tail: Option.getOrNull(tail), json })
     })
 ).pipe(Command.withDescription("What a run has printed, byte for byte"))
@@ -233,10 +236,10 @@ const attach = Command.make(
     Effect.gen(function* () {
       const json = yield* Json
       if (!json && !isTerminal()) return yield* new NotATerminal()
-      const found = yield* oneGateway(find(run))
+      const found = yield* findLasting(run)
       if (!json) return yield* attachTo(found, { readOnly, detach: detachKeys.keys })
       const ask = { runId: found.id, readOnly: true, size: null, cursor: null }
-      yield* throughUpgrades((client) =>
+      yield* goOn((client) =>
         Stream.runForEach(client.AttachRun(ask), (event) =>
           writeOut(Buffer.from(`${JSON.stringify(encodeEvent(event))}\n`))
         )
@@ -295,7 +298,7 @@ const wait = Command.make(
   { timeout: length("timeout", "How long to wait; 124 when it goes on then"), run: oneRun },
   ({ timeout, run }) =>
     Effect.gen(function* () {
-      const { id } = yield* oneGateway(find(run))
+      const { id } = yield* findLasting(run)
       const last = yield* Option.match(timeout, {
         onNone: () => runOver(id),
         onSome: (timeoutMs) =>
@@ -324,13 +327,15 @@ class RunEndTimeout extends Schema.TaggedError<RunEndTimeout>()("RunEndTimeout",
 
 /** Every run is known before the first one is touched. */
 const endAll = Effect.fnUntraced(function* (refs: ReadonlyArray<string>, graceMs: number | null) {
-  const found = yield* oneGateway(Effect.forEach(refs, find))
+  const found = yield* throughUpgrades((client) =>
+    Effect.forEach(refs, (ref) => answered(client.FindRun({ ref })))
+  )
   const distinct = [...new Map(found.map((run) => [run.id, run])).values()]
   const ended = yield* Effect.forEach(
     distinct,
     ({ id, spec }) => {
       const timeoutMs = (graceMs ?? spec.killGraceMs) + endMarginMs
-      return throughUpgrades((client) => client.EndRun({ runId: id, graceMs })).pipe(
+      return goOn((client) => client.EndRun({ runId: id, graceMs })).pipe(
         Effect.timeoutOrElse({
           duration: timeoutMs,
           orElse: () => Effect.fail(new RunEndTimeout({ runId: id, timeoutMs }))
