@@ -165,7 +165,7 @@ describe("InstanceMark on this machine", () => {
           },
           {
             nested: true,
-            widths: [2 ** 40 - 4, 2 ** 28 - 4],
+            widths: [2 ** 32 - 4, 2 ** 21 - 4],
             child: [String(second.high), String(second.high)],
             refused: `its limit is ${second.high} already, below ${first.high}`
           }

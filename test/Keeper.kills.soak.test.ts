@@ -16,8 +16,8 @@ import type { Begun, Listed } from "./support/runDriver.ts"
 const soak = Boolean(process.env["HOLDFAST_SOAK"])
 const kills = soak ? 300 : 20
 const upgrades = soak ? 50 : 3
-/** Runs at any time. */
-const live = 20
+/** Runs at any time; 20 by `npm run soak`. */
+const live = soak ? 20 : 6
 const counters = soak ? 20 : 6
 const seed = Number(process.env["HOLDFAST_SEED"] ?? 20261128)
 

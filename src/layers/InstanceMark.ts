@@ -40,7 +40,7 @@ export * from "../services/InstanceMark.ts"
 const command = "prlimit"
 /** prlimit(1) takes 3 ms; one that hangs must not keep a gateway from starting without a mark. */
 const prlimitTimeoutMs = 5_000
-/** A range is free at the first draw unless 2047 gateways run; a machine that refuses so many draws is full. */
+/** A range is free at the first draw unless a million gateways run; a machine that refuses so many draws is full. */
 const draws = 64
 /** Rounds of following the newborn before the next whole scan: under 30 ms at 400 microseconds a round. */
 const chaseRounds = 64

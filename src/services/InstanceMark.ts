@@ -52,10 +52,12 @@ export const parseLocks = (limits: string): Locks | null => {
 /**
  * How far apart marks of a level lie, by a mark's last two bits: a gateway outside every other (and its keeper) takes the
  * widest, what it starts the next, a gateway inside of that the third, and what that starts the last. So whoever inherits
- * a finite limit knows from that number alone how far down the range reaches that an outer sweep will cover, and each of
- * the ranges has room for 2046 or more of the next level, 4095 where runs are what is inside. One still deeper gets no mark.
+ * a finite limit knows from that number alone how far down the range reaches that an outer sweep will cover. There are a
+ * million of the widest, since two state directories know nothing of each other's and a range that is swept late must not
+ * have become another's meanwhile; 2047 runs in each, 511 gateways in a run, 1023 runs in each of those. One still deeper
+ * gets no mark.
  */
-const slotWidths = [2 ** 40, 2 ** 28, 2 ** 17, 2 ** 5] as const
+const slotWidths = [2 ** 32, 2 ** 21, 2 ** 12, 2 ** 2] as const
 const levels = slotWidths.length
 
 /** Marks stay below this, so that shells whose arithmetic is a double keep them exact. */
