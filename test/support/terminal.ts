@@ -50,11 +50,7 @@ export const terminal = Effect.fnUntraced(function* (
     shows: (text: string) => eventually(`the terminal shows ${text}`, () => shown.includes(text)),
     /** It is on the screen now. */
     displays: (text: string) =>
-      eventually(
-        `${text} is on the screen:\n${lines().join("\n")}`,
-        () => lines().join("\n").includes(text),
-        30_000
-      ),
+      eventually(`${text} is on the screen`, () => lines().join("\n").includes(text), 30_000),
     type: (text: string) => Effect.sync(() => term.write(text)),
     resize: (cols: number, rows: number) =>
       Effect.sync(() => {
