@@ -42,16 +42,16 @@ describe("Claims of marks", () => {
           assert.strictEqual(ranges.length, 2_000)
           assert.isTrue(ranges.every(({ low, high }) => mark.low <= low && high < mark.high))
           assert.isTrue(areDisjoint(ranges))
-          const rest = yield* Effect.forEach(Array.from({ length: 96 }), () => claims.claimMark)
+          const rest = yield* Effect.forEach(Array.from({ length: 48 }), () => claims.claimMark)
           assert.deepStrictEqual(
             rest.map((range) => range === null),
-            [...Array<boolean>(95).fill(false), true]
+            [...Array<boolean>(47).fill(false), true]
           )
           // Whoever has none has inherited ours, and is vouched for by it.
           const claimed = yield* claims.claimed
           assert.deepStrictEqual(
             [claimed.length, claimed.at(-1)],
-            [4_096, { low: mark.high, high: mark.high }]
+            [2_048, { low: mark.high, high: mark.high }]
           )
         }).pipe(Effect.scoped, provide)
         assert.deepStrictEqual(said, [

@@ -9,6 +9,7 @@ import * as childProcess from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import * as ControlClient from "../../src/layers/ControlClient.ts"
 import type { AgentEvent, ThreadChoice } from "../../src/services/AgentDriver.ts"
 import type { MarkRange } from "../../src/services/InstanceMark.ts"
@@ -16,6 +17,7 @@ import { overridesFor } from "../../src/services/ScriptedProvider.ts"
 import type { ConfigFile } from "../../src/services/ConfigFile.ts"
 import { resolve, Settings } from "../../src/services/Settings.ts"
 import { codexBinary, makeHome, type TestHome } from "./codex.ts"
+import { carriers } from "./markedProcesses.ts"
 
 export const dist = path.resolve(import.meta.dirname, "../../dist")
 
@@ -45,10 +47,42 @@ export const makePlace = (
   config: ConfigFile = {},
   env: Readonly<Record<string, string>> = {}
 ): Effect.Effect<Place, never, Scope.Scope> =>
-  Effect.map(makeHome, (home) => {
+  Effect.gen(function* () {
+    const home = yield* makeHome
     fs.writeFileSync(path.join(home.home, "config.json"), JSON.stringify(config))
+    yield* Effect.addFinalizer(() => Effect.sync(() => endKeepers(home)))
     return { ...home, env: { ...plainEnv(home), ...env } }
   })
+
+/** Whatever the keepers of a home still hold, where a test has killed their gateway; each carries a mark of their rows. */
+const endKeepers = ({ home }: TestHome): void => {
+  for (const { low, high } of keeperRanges(path.join(home, "state/holdfast.db")))
+    for (const pid of carriers(low, high)) kill(pid)
+}
+
+/** None where there is no database, or a test has made it one that nobody can read. */
+const keeperRanges = (file: string): ReadonlyArray<MarkRange> => {
+  if (!fs.existsSync(file)) return []
+  const database = new DatabaseSync(file, { readOnly: true })
+  try {
+    return database
+      .prepare("SELECT mark_low, mark_high FROM keepers WHERE mark_low IS NOT NULL")
+      .all()
+      .map((row) => ({ low: Number(row["mark_low"]), high: Number(row["mark_high"]) }))
+  } catch {
+    return []
+  } finally {
+    database.close()
+  }
+}
+
+const kill = (pid: number): void => {
+  try {
+    process.kill(pid, "SIGKILL")
+  } catch {
+    // It has gone meanwhile.
+  }
+}
 
 export interface Ran {
   readonly code: number | null
@@ -114,7 +148,8 @@ export const startGateway = Effect.fnUntraced(function* (
       Effect.callback<void>((resume) => {
         if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)
         child.once("exit", () => resume(Effect.void))
-        child.kill("SIGTERM")
+        // Like `down`: by SIGTERM its keeper would wait half a minute for the next gateway.
+        child.kill("SIGINT")
       })
   )
   const line = yield* Effect.callback<string>((resume) => {
