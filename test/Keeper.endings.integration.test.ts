@@ -2,8 +2,4 @@
 import { cliEndings } from "./support/cliZoo.ts"
 import { suite, together } from "./suites/endings.ts"
 
-suite(
-  "the keeper, by its runs' endings",
-  cliEndings,
-  together(["a SIGKILL of the gateway", "a SIGKILL of both and the next start"])
-)
+suite("the keeper, by its runs' endings", cliEndings, together(["a SIGKILL of the gateway"]))

@@ -17,7 +17,7 @@ const soak = Boolean(process.env["HOLDFAST_SOAK"])
 const kills = soak ? 300 : 20
 const upgrades = soak ? 50 : 3
 /** Runs at any time; 20 by `npm run soak`. */
-const live = soak ? 20 : 6
+const live = soak ? 20 : 4
 const counters = soak ? 20 : 6
 const seed = Number(process.env["HOLDFAST_SEED"] ?? 20261128)
 
@@ -32,7 +32,7 @@ const sizes: Readonly<Record<string, number>> = {
 const names = Object.keys(sizes)
 
 /** From the start of the next runs on; starting twenty takes about as long. */
-const latestKillMs = 600
+const latestKillMs = soak ? 600 : 300
 /** Between a kill and the next start. */
 const latestPauseMs = 200
 const settleMs = 30_000
