@@ -128,21 +128,28 @@ export const make = Effect.gen(function* () {
       return true
     }).pipe(Effect.timeoutOrElse({ duration: withinMs, orElse: () => Effect.succeed(false) }))
 
+  /** Goes on with one that lives. One whose socket is closed is ending what it holds, and then it is dead. */
+  const regain = (record: KeeperRecord & { readonly identity: Identity }, adopted: boolean) =>
+    hold(record, adopted).pipe(
+      Effect.as("held" as const),
+      Effect.catch((error) =>
+        error.problem === "lost"
+          ? Effect.map(untilDead(record.identity, downTimeoutMs, downLookMs), (dead) =>
+              dead ? ("dead" as const) : error
+            )
+          : Effect.succeed(error)
+      ),
+      Effect.tap((outcome) => (typeof outcome === "string" ? Effect.void : Effect.logError(outcome.message)))
+    )
+
   const onDisconnected = (one: Held): Effect.Effect<void> =>
     Effect.gen(function* () {
       if (closing) return
       const { record } = one
       const gone = yield* untilDead(record.identity, deathWaitMs, deathLookMs)
-      if (!gone) {
-        // It lives: what broke is the connection, and the runs have not noticed.
-        yield* hold(record, one.adopted).pipe(
-          Effect.catch((error) =>
-            Effect.andThen(
-              Effect.logError(error.message),
-              Effect.sync(() => void (held = null))
-            )
-          )
-        )
+      // It lives: what broke is the connection, and the runs have not noticed; or it is on its way out.
+      if (!gone && (yield* regain(record, one.adopted)) !== "dead") {
+        if (held === one) held = null
         yield* Scope.close(one.scope, Exit.void)
         yield* Deferred.succeed(one.settled, undefined)
         return
@@ -228,15 +235,16 @@ export const make = Effect.gen(function* () {
     )
   )
   const living = dealt.find(({ dealing }) => dealing === "adopt")?.row
-  if (living !== undefined) {
-    const { hello } = (yield* hold(living, true)).attached
+  const outcome =
+    living?.identity == null ? null : yield* regain({ ...living, identity: living.identity }, true)
+  if (outcome !== null && typeof outcome !== "string") return yield* outcome
+  if (outcome === "held")
     yield* Effect.logInfo("goes on with the keeper of an earlier gateway").pipe(
-      Effect.annotateLogs({ keeper: hello.keeperId, pid: hello.identity.pid })
+      Effect.annotateLogs({ keeper: living?.keeperId, pid: living?.identity?.pid })
     )
-  }
   const swept: Array<SweepReport> = []
   for (const { row, dealing } of dealt) {
-    if (dealing === "sweep") swept.push(yield* sweepAndClose(row))
+    if (dealing === "sweep" || (row === living && outcome === "dead")) swept.push(yield* sweepAndClose(row))
     if (dealing === "close") yield* sweepAndClose({ ...row, mark: null })
   }
   const reconciled = yield* reaper.reap("both-lost", swept)

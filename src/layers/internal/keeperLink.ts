@@ -26,6 +26,8 @@ const pingIntervalMs = 60_000
 const pingTimeoutMs = 15 * 60_000
 
 const unreachable = (detail: string) => new KeeperUnavailable({ problem: "unresponsive", detail })
+/** It may be on its way out: its socket goes first. */
+const goneAway = (detail: string) => new KeeperUnavailable({ problem: "lost", detail })
 const lost = new KeeperUnavailable({ problem: "lost", detail: "" })
 
 /**
@@ -65,7 +67,7 @@ export const attach = Effect.fnUntraced(function* (
       pingInterval: pingIntervalMs,
       pingTimeout: pingTimeoutMs
     }).pipe(Layer.provide([NodeSocket.layerNet({ path: socketPath }), RpcSerialization.layerNdjson]))
-  ).pipe(Effect.mapError(() => unreachable("Its socket refuses connections.")))
+  ).pipe(Effect.mapError(() => goneAway("Its socket refuses connections.")))
   const plain = yield* Effect.provide(RpcClient.make(KeeperProtocol), protocol)
   const client = Object.fromEntries(
     Object.entries<(...args: ReadonlyArray<never>) => Answer>(plain as never).map(([tag, call]) => [
@@ -78,8 +80,10 @@ export const attach = Effect.fnUntraced(function* (
   const gone = yield* Deferred.make<void>()
   yield* client.Attach({ protocol: keeperProtocol, epoch, owner }).pipe(
     Stream.runForEach((said) => Deferred.succeed(hello, said)),
-    Effect.catch((error) => Deferred.fail(hello, unreachable(error.message))),
-    Effect.andThen(Deferred.fail(hello, unreachable("It closed the connection."))),
+    Effect.catch((error) =>
+      Deferred.fail(hello, error._tag === "KeeperRefused" ? unreachable(error.message) : error)
+    ),
+    Effect.andThen(Deferred.fail(hello, goneAway("It closed the connection."))),
     Effect.ensuring(Deferred.succeed(gone, undefined)),
     Effect.forkScoped
   )
