@@ -5,11 +5,13 @@ import {
   exitCodeOf,
   findRun,
   RunAmbiguous,
+  infoOfState,
   type RunInfo,
   RunNotFound
 } from "../src/services/PtySupervisor.ts"
 import type { ExitReason, ExitStatus } from "../src/services/Run.ts"
 import { dealingWithRun, type RunSighting } from "../src/services/RunLedger.ts"
+import { requestedRun } from "../src/services/RunState.ts"
 import { specOf } from "./support/fakeChildren.ts"
 
 const nobody: RunSighting = {
@@ -88,6 +90,15 @@ describe("RunLedger", () => {
 })
 
 describe("PtySupervisor rules", () => {
+  it("a state before the end is shown as live, even to whoever is told of it late", () => {
+    const known = { id: "r-01A", spec: specOf("web"), createdAt: 1, leader: null, endedAt: 9 }
+    const over = { _tag: "Lost", reason: "keeper-lost" } as const
+    assert.deepStrictEqual(
+      [infoOfState(known, requestedRun).endedAt, infoOfState(known, over).endedAt],
+      [null, 9]
+    )
+  })
+
   const runs = [
     info("r-01A", "web", 1, { state: "Running", endedAt: null }),
     info("r-01B", "web", 2),

@@ -54,7 +54,9 @@ export type RunKnown = Pick<RunInfo, "id" | "spec" | "createdAt" | "leader" | "e
 
 export const infoOfState = (known: RunKnown, state: RunState): RunInfo => {
   const nothing = { reason: null, lost: null, status: null, extinction: null, warned: false, attempt: 0 }
-  const info = { ...known, ...nothing, state: state._tag }
+  // Whoever is told late of a state is not to learn of the end before its reason.
+  const endedAt = state._tag === "Exited" || state._tag === "Lost" ? known.endedAt : null
+  const info = { ...known, ...nothing, endedAt, state: state._tag }
   switch (state._tag) {
     case "Requested":
       return info
