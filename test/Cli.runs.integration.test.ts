@@ -288,6 +288,13 @@ describe("without a gateway", () => {
   )
 })
 
+/** Those that a server has accepted: its end of each has its path, and state 3 is connected. */
+const connectionsTo = (socket: string): number =>
+  fs
+    .readFileSync("/proc/net/unix", "utf8")
+    .split("\n")
+    .filter((line) => line.endsWith(` ${socket}`) && / 03 +\d+ /.test(line)).length
+
 describe("an upgrade of the gateway", () => {
   it.live(
     "is not noticed by who follows, waits or runs in the foreground: every byte once, the true status",
@@ -306,8 +313,11 @@ describe("an upgrade of the gateway", () => {
         const wait = yield* Effect.forkChild(holdfast(place, ["wait", "back"]))
         const front = yield* Effect.forkChild(holdfast(place, ["run", ...sh(script(9, "front"))]))
         yield* eventually(
-          "both are under way",
-          () => fs.existsSync(flag("front-1")) && fs.existsSync(flag("back-1")),
+          "both are under way, and all three are connected",
+          () =>
+            fs.existsSync(flag("front-1")) &&
+            fs.existsSync(flag("back-1")) &&
+            connectionsTo(first.control) >= 3,
           30_000
         )
         assert.deepStrictEqual(yield* first.end("SIGTERM"), { code: 0, signal: null })
