@@ -2,12 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   firstAttachMs,
+  endingLookMs,
   freshKeeper,
   type HeldRun,
   type KeeperAction,
   type KeeperEvent,
   type KeeperState,
-  lookEveryMs,
   nextKeeper
 } from "../src/services/KeeperState.ts"
 import { random as seeded } from "./support/random.ts"
@@ -58,10 +58,10 @@ describe("KeeperState", () => {
           state: "Unattended",
           actions: [
             { _tag: "EndLost", runId: "a" },
-            { _tag: "Look", due: 100 + lookEveryMs }
+            { _tag: "Look", due: 100 + endingLookMs }
           ]
         },
-        { state: "Unattended", actions: [{ _tag: "Look", due: 600 }] }
+        { state: "Unattended", actions: [{ _tag: "Look", due: 350 + endingLookMs }] }
       ]
     )
   })

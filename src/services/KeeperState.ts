@@ -13,6 +13,9 @@ export const firstAttachMs = 10_000
 /** While nobody is there, it looks so often whether all its runs are over. */
 export const lookEveryMs = 250
 
+/** And so often while some of them are being ended: what is left then is to be gone within half a second. */
+export const endingLookMs = 25
+
 /** A live run, as far as a keeper's end depends on it. */
 export interface HeldRun extends Pick<RunSpec, "onGatewayLoss" | "adoptGraceMs"> {
   readonly runId: string
@@ -85,7 +88,7 @@ export const nextKeeper = (state: KeeperState, event: KeeperEvent): Step => {
           : { ...state, told: new Set([...state.told, ...due.map(({ runId }) => runId)]) },
         [
           ...due.map(({ runId }): KeeperAction => ({ _tag: "EndLost", runId })),
-          { _tag: "Look", due: nextLook(state, runs, at) }
+          { _tag: "Look", due: nextLook(state, runs, due.length > 0, at) }
         ]
       ]
     }
@@ -96,9 +99,10 @@ export const nextKeeper = (state: KeeperState, event: KeeperEvent): Step => {
 const nextLook = (
   { since, until }: Extract<KeeperState, { _tag: "Unattended" }>,
   runs: ReadonlyArray<HeldRun>,
+  told: boolean,
   at: number
 ): number =>
   Math.min(
-    at + lookEveryMs,
+    at + (told || runs.some(({ ending }) => ending) ? endingLookMs : lookEveryMs),
     ...[until, ...runs.map(({ adoptGraceMs }) => since + adoptGraceMs)].filter((due) => due > at)
   )
