@@ -11,7 +11,7 @@ import { RunName, RunSpec, runDefaults, type WindowSize } from "./Run.ts"
 import { cookieVariable } from "./RunLedger.ts"
 
 /** What differs from one shell to the next, and what a command needs to be the same in both. */
-const callersVariables = [
+export const shellVariables = [
   "PATH",
   "HOME",
   "SHELL",
@@ -95,7 +95,7 @@ export const commandOf = (
   if (plain.replace && scope === null) return refuse("--replace needs --scope: it says which run to replace.")
   return Result.flatMap(Result.all(given.map((text) => parseVariable(text, caller))), (parsed) => {
     const env = Object.fromEntries(parsed.flatMap(Option.toArray))
-    const taken = callersVariables.flatMap((variable) => {
+    const taken = shellVariables.flatMap((variable) => {
       const value = caller[variable]
       return value === undefined || variable in env ? [] : [[variable, value] as const]
     })

@@ -1,20 +1,9 @@
 /** What a child gets of this process's environment: by name, so that secrets stay where they are. */
 
-/** What a program needs to work as in its user's shell. */
-const passedVariables = [
-  "PATH",
-  "HOME",
-  "USER",
-  "LOGNAME",
-  "SHELL",
-  "LANG",
-  "LC_ALL",
-  "LC_CTYPE",
-  "TZ",
-  "TMPDIR",
-  "SSL_CERT_FILE",
-  "SSL_CERT_DIR"
-]
+import { shellVariables } from "../../services/RunCommand.ts"
+
+/** What a program needs to work as in its user's shell; whose it is does not differ between shells. */
+const passedVariables = ["USER", "LOGNAME", ...shellVariables]
 
 /** Those that are set, and the ones named beside them. */
 export const passed = (
