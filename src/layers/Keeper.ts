@@ -237,7 +237,11 @@ export const make = Effect.gen(function* () {
   const living = dealt.find(({ dealing }) => dealing === "adopt")?.row
   const outcome =
     living?.identity == null ? null : yield* regain({ ...living, identity: living.identity }, true)
-  if (outcome !== null && typeof outcome !== "string") return yield* outcome
+  if (outcome !== null && typeof outcome !== "string")
+    return yield* new KeeperUnavailable({
+      problem: "unresponsive",
+      detail: `It is process ${living?.identity?.pid} and holds the runs of the last gateway: let it go on if it is stopped (kill -CONT), or end it with its runs (kill), and start again.`
+    })
   if (outcome === "held")
     yield* Effect.logInfo("goes on with the keeper of an earlier gateway").pipe(
       Effect.annotateLogs({ keeper: living?.keeperId, pid: living?.identity?.pid })
