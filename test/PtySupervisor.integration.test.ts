@@ -4,10 +4,51 @@ import * as Effect from "effect/Effect"
 import { spawn } from "node:child_process"
 import { suite } from "./suites/PtySupervisor.ts"
 import { carriers } from "./support/markedProcesses.ts"
-import { directory, leftOf, over, rowsOf, shell, supervisorOf } from "./support/ptySupervisor.ts"
+import {
+  directory,
+  leftOf,
+  over,
+  rowsOf,
+  shell,
+  supervisorOf,
+  untilPrinted
+} from "./support/ptySupervisor.ts"
 
 suite("PtySupervisor in this process", supervisorOf, it.live)
 suite("PtySupervisor by way of a keeper", (options) => supervisorOf({ ...options, kept: true }), it.live)
+
+describe("PtySupervisor whose keeper is killed", () => {
+  it.live("answers whoever asks meanwhile, tells its runs as lost, and starts the next ones elsewhere", () =>
+    Effect.gen(function* () {
+      const world = yield* supervisorOf({ kept: true })
+      const { id } = yield* world.runs.start(shell("exec sleep 60"))
+      yield* untilPrinted(world, (yield* world.runs.start(shell("echo up; exec sleep 60"))).id, "up")
+      const keepers = world.staff()
+      for (const pid of keepers) process.kill(pid, "SIGKILL")
+      // All through the moments in which the connection is gone and nobody has noticed.
+      const answers = yield* Effect.forEach(
+        Array.from({ length: 300 }),
+        () =>
+          Effect.exit(world.runs.find(id)).pipe(
+            Effect.timeoutOption("20 seconds"),
+            Effect.tap(() => Effect.sleep(1))
+          ),
+        { concurrency: 1 }
+      )
+      const { lost } = yield* over(world, id)
+      const next = yield* world.runs.start(shell("exit 3"))
+      assert.deepStrictEqual(
+        {
+          keepers: keepers.length,
+          unanswered: answers.filter(({ _tag }) => _tag === "None").length,
+          lost,
+          next: (yield* over(world, next.id)).reason
+        },
+        { keepers: 1, unanswered: 0, lost: "keeper-lost", next: { _tag: "exited", code: 3 } }
+      )
+    })
+  )
+})
 
 describe("PtySupervisor after a gateway that was killed", () => {
   /** As a killed gateway leaves it: the row is open, and so is the process. */

@@ -63,6 +63,8 @@ const end = Layer.succeed(KeeperEnd, {
 // The terminal of its first gateway is none of its business.
 for (const signal of ["SIGINT", "SIGHUP", "SIGQUIT"] as const) process.on(signal, () => undefined)
 process.on("SIGTERM", request)
+// Its gateway may be gone before the ready line is written.
+process.stdout.on("error", () => undefined)
 process.title = "holdfast-keeper"
 
 const tidyAtEnd = Layer.effectDiscard(

@@ -123,6 +123,8 @@ export const supervisorOf = Effect.fnUntraced(function* (options: WorldOptions =
     runs: Context.get(context, PtySupervisor),
     log: Context.get(context, RunLog),
     range,
+    /** The keepers themselves: whoever carries the upper bound of a range. */
+    staff: () => keeperRanges(home).flatMap(({ high }) => carriers(high, high)),
     /** Who carries a mark of its runs. */
     left: () =>
       (options.kept === true ? keeperRanges(home) : [range!]).flatMap(({ low, high }) =>

@@ -45,10 +45,13 @@ const isLoss = (cause: Cause.Cause<unknown>): boolean => {
 
 type Answer = Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
 
-const orLost = (answer: Answer): Answer =>
-  Stream.isStream(answer)
-    ? Stream.catchCauseIf(answer, isLoss, () => Stream.fail(lost))
-    : Effect.catchCauseIf(answer, isLoss, () => Effect.fail(lost))
+/** What is asked over a connection that has just gone would never be answered: the library waits for ever. */
+const orLost = (answer: Answer, gone: Deferred.Deferred<void>): Answer => {
+  const loss = Effect.andThen(Deferred.await(gone), Effect.fail(lost))
+  return Stream.isStream(answer)
+    ? Stream.catchCauseIf(Stream.interruptWhen(answer, loss), isLoss, () => Stream.fail(lost))
+    : Effect.catchCauseIf(Effect.raceFirst(answer, loss), isLoss, () => Effect.fail(lost))
+}
 
 export interface Attached {
   readonly hello: KeeperHello
@@ -69,15 +72,15 @@ export const attach = Effect.fnUntraced(function* (
     }).pipe(Layer.provide([NodeSocket.layerNet({ path: socketPath }), RpcSerialization.layerNdjson]))
   ).pipe(Effect.mapError(() => goneAway("Its socket refuses connections.")))
   const plain = yield* Effect.provide(RpcClient.make(KeeperProtocol), protocol)
+  const hello = yield* Deferred.make<KeeperHello, KeeperUnavailable>()
+  const gone = yield* Deferred.make<void>()
   const client = Object.fromEntries(
     Object.entries<(...args: ReadonlyArray<never>) => Answer>(plain as never).map(([tag, call]) => [
       tag,
-      (...args: ReadonlyArray<never>) => orLost(call(...args))
+      (...args: ReadonlyArray<never>) => orLost(call(...args), gone)
     ])
   ) as unknown as Client
 
-  const hello = yield* Deferred.make<KeeperHello, KeeperUnavailable>()
-  const gone = yield* Deferred.make<void>()
   yield* client.Attach({ protocol: keeperProtocol, epoch, owner }).pipe(
     Stream.runForEach((said) => Deferred.succeed(hello, said)),
     Effect.catch((error) =>
