@@ -14,7 +14,7 @@ import { random } from "./support/random.ts"
 import type { Begun, Listed } from "./support/runDriver.ts"
 
 const soak = Boolean(process.env["HOLDFAST_SOAK"])
-const kills = soak ? 300 : 8
+const kills = soak ? 300 : 20
 const upgrades = soak ? 50 : 3
 /** Runs at any time; 20 by `npm run soak`. */
 const live = soak ? 20 : 4
