@@ -1,6 +1,9 @@
 /** The keeper, by the built programs: who is answered, and one that does not answer. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { ControlClient } from "../src/layers/ControlClient.ts"
@@ -34,6 +37,65 @@ describe("the keeper", () => {
           [outside.stdout, inside.stdout, detached.stdout],
           ["answered", "cut off", "cut off"]
         )
+      }),
+    seconds
+  )
+
+  it.live(
+    "a reader that does not read holds up nobody: others are answered, read the same output, and end the run",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const words = ["while :; do echo a line of a run that talks without end; done"]
+        const { stdout } = yield* holdfast(place, ["run", "-d", "--no-pty", "--", "sh", "-c", ...words])
+        const runId = stdout.trim()
+        const from = { _tag: "start" } as const
+        const stuck = yield* Deferred.make<void>()
+        yield* ask(
+          place,
+          Effect.flatMap(ControlClient, (client) =>
+            client
+              .ReadRun({ runId, from, follow: true })
+              .pipe(Stream.runForEach(() => Effect.andThen(Deferred.succeed(stuck, undefined), Effect.never)))
+          )
+        ).pipe(Effect.forkScoped)
+        yield* Deferred.await(stuck)
+        const answers = yield* ask(
+          place,
+          Effect.gen(function* () {
+            const client = yield* ControlClient
+            const chunks = client.ReadRun({ runId, from, follow: true }).pipe(Stream.take(200))
+            const read = yield* Stream.runFold(
+              chunks,
+              () => 0,
+              (sum, item) => sum + ("bytes" in item ? item.bytes.length : 0)
+            )
+            const states = (yield* client.ListRuns({ ended: false })).runs.map(({ run }) => run.state)
+            const ended = yield* client.EndRun({ runId, graceMs: 0 })
+            return { read: read > 0, states, ended: ended.state }
+          })
+        )
+        assert.deepStrictEqual(answers, { read: true, states: ["Running"], ended: "Exited" })
+      }),
+    seconds
+  )
+
+  it.live(
+    "whoever asks for the first run and leaves while its keeper starts leaves one keeper, which the next one gets",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        yield* startGateway(place)
+        const sockets = () => fs.readdirSync(place.runtimeDir).filter((name) => name.startsWith("keeper-"))
+        const start = Effect.forkScoped(holdfast(place, ["run", "-d", "--", "sleep", "60"]))
+        const first = yield* start
+        while (sockets().length === 0) yield* Effect.sleep(1)
+        yield* Fiber.interrupt(first)
+        const seen = sockets()
+        yield* Effect.flatMap(start, Fiber.join)
+        assert.deepStrictEqual(sockets(), seen)
+        assert.strictEqual((yield* ask(place, status)).keeper.losses, 0)
       }),
     seconds
   )

@@ -9,6 +9,7 @@ import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
@@ -277,6 +278,9 @@ export const make = Effect.gen(function* () {
     )
   )
 
+  /** Not the caller's, who may be cut off in the middle of it: there would be a keeper that nobody is attached to. */
+  const startedForAll = Effect.flatMap(Effect.forkIn(oneAtATime(started), scope), Fiber.join)
+
   const linkOf = ({ record, attached, settled }: Held): KeeperLink => ({
     keeperId: record.keeperId,
     identity: record.identity,
@@ -285,7 +289,7 @@ export const make = Effect.gen(function* () {
   })
 
   return Keeper.of({
-    link: Effect.suspend(() => (held === null ? oneAtATime(started) : Effect.succeed(held))).pipe(
+    link: Effect.suspend(() => (held === null ? startedForAll : Effect.succeed(held))).pipe(
       Effect.map(linkOf),
       Effect.withSpan("Keeper.link")
     ),

@@ -14,7 +14,12 @@ import type * as net from "node:net"
 import { Epoch } from "../services/Epoch.ts"
 import { contains } from "../services/InstanceMark.ts"
 import { KeeperBirth, KeeperEnd } from "../services/Keeper.ts"
-import { KeeperProtocol, keeperProtocol, KeeperRefused } from "../services/KeeperProtocol.ts"
+import {
+  KeeperProtocol,
+  keeperProtocol,
+  KeeperRefused,
+  maxKeeperStreams
+} from "../services/KeeperProtocol.ts"
 import {
   freshKeeper,
   type HeldRun,
@@ -34,8 +39,8 @@ import { monotonicMs } from "./internal/runLife.ts"
 
 export * from "../services/Keeper.ts"
 
-/** One gateway, and for a moment the one before; a few more for whoever looks. */
-const maxCallers = 16
+/** One gateway with its readers, and for a moment the one before; a few more for whoever looks. */
+const maxCallers = maxKeeperStreams + 16
 /** Attached, lost, looked, down: a few in a keeper's life, and a look a quarter of a second. */
 const mailboxCapacity = 64
 /** A gateway whose connection is gone is looked at so often, until its process is. */

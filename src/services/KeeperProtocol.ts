@@ -38,6 +38,9 @@ import { TreeNode } from "./SupervisionTree.ts"
 /** Of the words below; a keeper of another number is not spoken to, and runs out its graces. */
 export const keeperProtocol = 1
 
+/** Callers that read a log or watch a run at a time, each over a connection of its own; twice what a gateway has in all. */
+export const maxKeeperStreams = 512
+
 export const KeeperHello = Schema.Struct({
   protocol: Schema.Int,
   keeperId: Schema.String,

@@ -14,7 +14,7 @@ export const checkSocketPath = (path: string): Effect.Effect<void, SocketPathToo
   })
 
 /** Whether somebody accepts connections there. Anything but a plain refusal, a full queue say, means yes. */
-export const isAnswered = (path: string): Effect.Effect<boolean> =>
+const isAnswered = (path: string): Effect.Effect<boolean> =>
   Effect.callback<boolean>((resume) => {
     const socket = net.connect(path)
     socket.on("connect", () => {
