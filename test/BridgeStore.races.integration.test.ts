@@ -1,11 +1,8 @@
 /** What two gateways do to one record at once: each step of one is put between two steps of the other. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import { spawn } from "node:child_process"
-import { once } from "node:events"
 import * as fs from "node:fs"
-import * as path from "node:path"
-import { createFile, editFile, glance, removeFile, replaceFile } from "../src/layers/internal/atomicFile.ts"
+import { createFile, editFile, removeFile, replaceFile } from "../src/layers/internal/atomicFile.ts"
 import { Place, World } from "./support/bridgeFiles.ts"
 
 const named = Effect.map(Place, ({ runtime }) => {
@@ -81,43 +78,5 @@ describe("BridgeStore between two processes", () => {
         ["absent", false, "successor", false]
       )
     }).pipe(Effect.provide(World))
-  )
-
-  it.live(
-    "a successor's file is never lost to a predecessor that comes and goes",
-    () =>
-      Effect.gen(function* () {
-        const { file, aside, beside, runtime } = yield* named
-        const predecessor = spawn(
-          process.execPath,
-          [path.join(import.meta.dirname, "fixtures/comes-and-goes.ts"), file],
-          { stdio: ["pipe", "pipe", "inherit"] }
-        )
-        yield* Effect.addFinalizer(() => Effect.sync(() => predecessor.kill("SIGKILL")))
-        const exited = once(predecessor, "exit")
-        yield* Effect.promise(() => once(predecessor.stdout, "data"))
-        const wrong: Array<string> = []
-        let seen = 0
-        for (let round = 0; round < 2000; round++) {
-          const mine = `successor ${round}\n`
-          replaceFile(file, beside, mine)
-          for (let look = 0; look < 10; look++) {
-            // Null while the predecessor, having looked before we came, has it moved aside.
-            const text = glance(file, 100)?.text ?? null
-            if (text === mine) seen++
-            else if (text !== null) wrong.push(text)
-          }
-          if (round < 1999) removeFile(file, aside, 100, (text) => text === mine)
-        }
-        predecessor.stdin.end()
-        const [code] = yield* Effect.promise(() => exited)
-        assert.deepStrictEqual(
-          { code, wrong, left: fs.readdirSync(runtime), last: fs.readFileSync(file, "utf8") },
-          { code: 0, wrong: [], left: ["file"], last: "successor 1999\n" }
-        )
-        assert.isAbove(seen, 0)
-      }).pipe(Effect.provide(World)),
-    // Real files and another process: bounded for a machine that is busy.
-    60_000
   )
 })

@@ -11,6 +11,9 @@ import { talker } from "./talker.ts"
 /** A generous time for what is over within two seconds. */
 const overWithinMs = 20_000
 
+/** Between two questions whether it is. */
+const lookMs = 50
+
 /** As its title is, cut to what the kernel keeps of one. */
 const keeperName = "holdfast-keeper"
 
@@ -77,14 +80,20 @@ export const listed = (place: Place) =>
     )
   })
 
-/** Of those that were begun, when each is over as `ps` has it. */
-const overOf = Effect.fnUntraced(function* (place: Place, begun: Begun) {
-  const hangs = performance.now() + overWithinMs
-  for (;;) {
-    const told = toldOf(yield* listed(place), begun)
-    if (told.every(({ endedAt }) => endedAt !== null) || performance.now() > hangs) return told
-  }
-})
+/** Of those that were begun, when each is over as the gateway has it. */
+const overOf = (place: Place, begun: Begun) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const caller = yield* openDriver(place, "asks-for-runs")
+      const hangs = performance.now() + overWithinMs
+      for (;;) {
+        const told = toldOf((yield* caller.ask({ _tag: "list" })) as ReadonlyArray<Listed>, begun)
+        const isOver = told.every(({ endedAt }) => endedAt !== null)
+        if (isOver || performance.now() > hangs) return told
+        yield* Effect.sleep(lookMs)
+      }
+    })
+  )
 
 interface Surroundings {
   readonly place: Place
