@@ -288,12 +288,23 @@ describe("without a gateway", () => {
   )
 })
 
-/** Those that a server has accepted: its end of each has its path, and state 3 is connected. */
-const connectionsTo = (socket: string): number =>
+/** Whether a command of a place has a connection: a socket beside its standard ones, which may be sockets, too. */
+const isConnected = (place: Place, verb: string): boolean =>
   fs
-    .readFileSync("/proc/net/unix", "utf8")
-    .split("\n")
-    .filter((line) => line.endsWith(` ${socket}`) && / 03 +\d+ /.test(line)).length
+    .readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .some((pid) => {
+      try {
+        const is = (file: string, text: string) =>
+          fs.readFileSync(`/proc/${pid}/${file}`, "latin1").includes(text)
+        if (!is("cmdline", `cli.mjs\0${verb}\0`) || !is("environ", `HOLDFAST_HOME=${place.home}\0`))
+          return false
+        const others = fs.readdirSync(`/proc/${pid}/fd`).filter((fd) => Number(fd) > 2)
+        return others.some((fd) => fs.readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith("socket:"))
+      } catch {
+        return false
+      }
+    })
 
 describe("an upgrade of the gateway", () => {
   it.live(
@@ -317,7 +328,7 @@ describe("an upgrade of the gateway", () => {
           () =>
             fs.existsSync(flag("front-1")) &&
             fs.existsSync(flag("back-1")) &&
-            connectionsTo(first.control) >= 3,
+            ["logs", "wait", "run"].every((verb) => isConnected(place, verb)),
           30_000
         )
         assert.deepStrictEqual(yield* first.end("SIGTERM"), { code: 0, signal: null })

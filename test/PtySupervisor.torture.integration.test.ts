@@ -54,7 +54,7 @@ describe("PtySupervisor without marks", () => {
       const world = yield* supervisorOf({ marked: false })
       // As an MCP server that starts a browser and leaves: nothing else of it is the run's.
       const { id } = yield* world.runs.start(
-        shell('env -i PATH="$PATH" sh -c "setsid sleep 61 >&- 2>&- & echo up; exit"; exec sleep 60')
+        shell('env -i PATH="$PATH" sh -c "setsid sleep 61 >&- 2>&- &"; echo up; exec sleep 60')
       )
       yield* untilPrinted(world, id, "up")
       const named = () => namedInPath(id)

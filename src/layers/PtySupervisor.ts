@@ -16,6 +16,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import { randomBytes } from "node:crypto"
 import type * as Actor from "../services/Actor.ts"
+import { AdoptsOrphans } from "../services/Containment.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { InstanceMark } from "../services/InstanceMark.ts"
 import { Keeper } from "../services/Keeper.ts"
@@ -55,6 +56,7 @@ import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeptRuns } from "./internal/keptRuns.ts"
 import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
+import { adoptOrphans, noOrphans } from "./internal/orphans.ts"
 import { passed } from "./internal/passedVariables.ts"
 import type { Seen } from "./internal/procfs.ts"
 import { reapTimeoutMs } from "./internal/runChild.ts"
@@ -97,7 +99,20 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const log = yield* RunLog
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
-  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed }
+  const live = new Map<string, Run>()
+  // Closed after everything that ends runs, and taken when the first of them begins: it costs 3 MB.
+  const orphanage = yield* Scope.fork(yield* Effect.scope)
+  const adopted = yield* Effect.cached(
+    (yield* AdoptsOrphans)
+      ? adoptOrphans({
+          calls,
+          own: () => new Set([...live.values()].flatMap(({ known }) => known().leader?.pid ?? [])),
+          sweepTimeoutMs: times.sweepTimeoutMs
+        }).pipe(Scope.provide(orphanage))
+      : Effect.succeed(noOrphans)
+  )
+  const orphans = Effect.flatMap(adopted, ({ living }) => living)
+  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed, orphans }
   const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
@@ -117,7 +132,6 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)
-  const live = new Map<string, Run>()
   const past = yield* makeHistory(ledger, epoch.current.epoch)
   /** What would not end, by scope key: while it lives, nobody has the key. */
   const leaks = new Map<string, ReadonlyArray<Seen>>()
@@ -184,6 +198,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
       return yield* new RunNameInUse({ name: namesake.spec.name ?? "", runId: namesake.id })
     if (live.size >= maxRuns) return yield* new TooManyRuns()
 
+    yield* adopted
     const id = `r-${yield* ulid}`
     const createdAt = yield* Clock.currentTimeMillis
     const markScope = yield* Scope.fork(scopes)

@@ -10,6 +10,7 @@ import { RunReaper } from "../services/RunReaper.ts"
 import { Settings } from "../services/Settings.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeeperRows } from "./internal/keeperRows.ts"
+import { noOrphans } from "./internal/orphans.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { onDisk, placesIn } from "./internal/runPlaces.ts"
 import { planReconciliation, reconcile } from "./internal/runReconcile.ts"
@@ -71,6 +72,7 @@ export const make = Effect.gen(function* () {
           times,
           signal,
           traces,
+          orphans: noOrphans.living,
           claimed: Effect.succeed(claimed)
         }))
       })

@@ -21,6 +21,7 @@ import * as PtySupervisor from "../layers/PtySupervisor.ts"
 import * as RunLog from "../layers/RunLog.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as Syscalls from "../layers/Syscalls.ts"
+import { AdoptsOrphans } from "../services/Containment.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { KeeperBirth, KeeperEnd, readBirth } from "../services/Keeper.ts"
 import { pathsIn, resolve, Settings } from "../services/Settings.ts"
@@ -93,7 +94,13 @@ const graph = KeeperServer.layer.pipe(
   Layer.provide(InstanceMark.layer),
   Layer.provide(ProcessIdentity.layer),
   Layer.provide(Database.layer),
-  Layer.provide([end, Layer.succeed(KeeperBirth, birth), settingsLayer, loggingOf(settings)])
+  Layer.provide([
+    end,
+    Layer.succeed(KeeperBirth, birth),
+    Layer.succeed(AdoptsOrphans, true),
+    settingsLayer,
+    loggingOf(settings)
+  ])
 )
 
 const main = Effect.gen(function* () {

@@ -2,6 +2,7 @@
  * Containment: whose a process is, by the mark it carries and by what else ties it to a run. No process of this user carries
  * a mark of ours unless somebody living vouches for it.
  */
+import * as Context from "effect/Context"
 import { contains, type MarkRange } from "./InstanceMark.ts"
 import type { Verdict } from "./ProcessIdentity.ts"
 
@@ -21,6 +22,45 @@ export const traceOf = (carried: CarriedMark, run: MarkRange, vouched: ReadonlyA
   if (carried === "unreadable") return "other"
   if (contains(run, carried)) return "hole"
   return carried < run.low && !vouched.some((range) => contains(range, carried)) ? "ghost" : "other"
+}
+
+/**
+ * Whether orphans of this process's runs become its children. True for a program that starts nothing but runs: who is its
+ * child and no run's leader is an orphan then. An app that embeds the runs has children of its own.
+ */
+export const AdoptsOrphans = Context.Reference<boolean>("holdfast/AdoptsOrphans", {
+  defaultValue: () => false
+})
+
+/**
+ * From the first sight of an adopted zombie to its burial: whoever has started it takes its status within a turn of its
+ * event loop, and a status that is taken by another is lost to it.
+ */
+export const burialMs = 1_000
+
+/** Since when a process has been dead and unburied, by its number and start; monotonic milliseconds. */
+export type Waiting = ReadonlyMap<string, number>
+
+interface Dead {
+  readonly pid: number
+  readonly startToken: string
+}
+
+/** One look at the dead among one's children: who is to be buried now, and who is to be looked at again. */
+export const burialsOf = <One extends Dead>(
+  dead: ReadonlyArray<One>,
+  before: Waiting,
+  now: number
+): { readonly due: ReadonlyArray<One>; readonly waiting: Waiting } => {
+  const waiting = new Map<string, number>()
+  const due: Array<One> = []
+  for (const one of dead) {
+    const key = `${one.pid}/${one.startToken}`
+    const since = before.get(key) ?? now
+    if (now - since >= burialMs) due.push(one)
+    else waiting.set(key, since)
+  }
+  return { due, waiting }
 }
 
 /** Who holds a range of marks for as long as it lives: a gateway, a keeper. */

@@ -67,7 +67,7 @@ export const thousand = (quick: boolean) =>
         const stop = yield* probed(
           sweepTree(
             { runId: "bench", leader, mark: range, cgroup: null, kin: new Map() },
-            { marks, signal, times, traces, claimed: Effect.succeed([]) },
+            { marks, signal, times, traces, orphans: Effect.succeed([]), claimed: Effect.succeed([]) },
             true
           )
         )

@@ -29,7 +29,13 @@ export interface Place extends TestHome {
   readonly env: Readonly<Record<string, string>>
 }
 
-/** No variable of the surroundings reaches the program but what a shell always has. */
+/** Where Node keeps what it has compiled, a quarter of the start of a program; hundreds are started. */
+const compiled: Readonly<Record<string, string>> =
+  process.env["NODE_COMPILE_CACHE"] === undefined
+    ? {}
+    : { NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] }
+
+/** No other variable of the surroundings reaches the program but what a shell always has. */
 const plainEnv = (place: TestHome): Record<string, string> => ({
   PATH: `${path.dirname(process.execPath)}:${process.env["PATH"] ?? ""}`,
   HOME: place.home,
@@ -40,7 +46,8 @@ const plainEnv = (place: TestHome): Record<string, string> => ({
   HOLDFAST_CODEX: codexBinary,
   HOLDFAST_CODEX_HOME: place.codexHome,
   HOLDFAST_CODEX_SANDBOX: "danger-full-access",
-  HOLDFAST_LOG_LEVEL: "warn"
+  HOLDFAST_LOG_LEVEL: "warn",
+  ...compiled
 })
 
 export const makePlace = (

@@ -126,6 +126,41 @@ export interface Relatives extends Seen {
   readonly session: number
 }
 
+export interface Child extends Seen {
+  /** Nothing but a status that nobody has taken. */
+  readonly dead: boolean
+}
+
+/** The numbers in proc_pid_children(5) of every thread; null where the kernel was built without. */
+const listedChildren = (parent: number): ReadonlyArray<number> | null => {
+  try {
+    const texts = readdirSync(`/proc/${parent}/task`).map((thread) =>
+      read(`/proc/${parent}/task/${thread}/children`)
+    )
+    return texts.some((text) => typeof text !== "string" && !isAbsent(text.code)) ||
+      !existsSync(`/proc/${parent}/task/${parent}/children`)
+      ? null
+      : texts
+          .flatMap((text) => (typeof text === "string" ? text.split(" ") : []))
+          .map(Number)
+          .filter(isPid)
+  } catch {
+    return null
+  }
+}
+
+/** Those that are not taken yet, too. */
+export const childrenOf = (parent: number): ReadonlyArray<Child> =>
+  (listedChildren(parent) ?? pids() ?? []).flatMap((pid) => {
+    const text = read(`/proc/${pid}/stat`)
+    if (typeof text !== "string") return []
+    // State, parent and start are fields 3, 4 and 22 of proc_pid_stat(5).
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ")
+    const startToken = fields[19]
+    if (Number(fields[1]) !== parent || startToken === undefined) return []
+    return [{ pid, startToken, dead: parseStat(text)._tag === "Gone" }]
+  })
+
 /** Null when there is no such process, or only what its parent has not taken yet. */
 export const relativesOf = (pid: number): Relatives | null => {
   const text = read(`/proc/${pid}/stat`)

@@ -13,6 +13,7 @@ import type { Extinction } from "../../services/Run.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import { killGroupMembers } from "./cgroups.ts"
 import { endSeen } from "./endSeen.ts"
+import type { Orphans } from "./orphans.ts"
 import { ancestorsOf, isStill, markOf, type Seen, sight } from "./procfs.ts"
 import type { ChildCalls } from "./runChild.ts"
 import { makeSlices } from "./slices.ts"
@@ -34,6 +35,8 @@ export interface TreeHands {
   readonly signal: ChildCalls["signal"]
   readonly times: SettingsShape["mark"]
   readonly traces: Traces
+  /** Whoever this process has adopted, of whichever run. */
+  readonly orphans: Orphans["living"]
   /** The ranges of marks that are somebody's, this run's among them. */
   readonly claimed: Effect.Effect<ReadonlyArray<MarkRange>>
 }
@@ -162,6 +165,8 @@ const endTraced = Effect.fnUntraced(function* (
   const isTrace = (carried: CarriedMark) => traceOf(carried, mark, vouched) !== "other"
   const seen = new Map(kin)
   for (const one of yield* hands.traces.bearers(runId, leader?.startToken || null)) seen.set(keyOf(one), one)
+  // Of this run, as no other is there whose it could be.
+  if (vouched.length === 0) for (const one of yield* hands.orphans) seen.set(keyOf(one), one)
   const turn = yield* makeSlices
   const found: Array<Seen> = []
   for (const one of withoutUs([...seen.values()])) {
