@@ -65,7 +65,8 @@ describe("the keeper", () => {
           place,
           Effect.gen(function* () {
             const client = yield* ControlClient
-            const chunks = client.ReadRun({ runId, from, follow: true }).pipe(Stream.take(200))
+            // What there is: whoever follows a run that talks so much may be too slow for it.
+            const chunks = client.ReadRun({ runId, from, follow: false })
             const read = yield* Stream.runFold(
               chunks,
               () => 0,

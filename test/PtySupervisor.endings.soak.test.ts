@@ -1,11 +1,12 @@
 /** Every vice alone, for every way in which a run can end, by `npm run soak`; everything else has the hardest one here. */
 import { cliEndings } from "./support/cliZoo.ts"
-import { keptEndings } from "./support/keptZoo.ts"
+import { embeddedEndings, keptEndings } from "./support/keptZoo.ts"
 import { oneByOne, suite } from "./suites/endings.ts"
 
 if (process.env["HOLDFAST_SOAK"]) {
   suite("PtySupervisor in process, by each ending of one run", keptEndings, oneByOne(null))
   suite("the keeper, by each ending of one run", cliEndings, oneByOne(null))
+  suite("the keeper of an app, by each ending of one run", embeddedEndings, oneByOne(null))
 } else {
   const { "the close of their scope": close } = keptEndings
   suite(

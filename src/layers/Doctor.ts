@@ -21,7 +21,13 @@ import { ProcessIdentity } from "../services/ProcessIdentity.ts"
 import { maxSocketPathBytes, Settings } from "../services/Settings.ts"
 import { Syscalls } from "../services/Syscalls.ts"
 import { shownAddress } from "./internal/appServerSocket.ts"
-import { cgroupCheck, marksCheck, syscallsCheck, terminalCheck } from "./internal/containmentChecks.ts"
+import {
+  cgroupCheck,
+  marksCheck,
+  scopeCheck,
+  syscallsCheck,
+  terminalCheck
+} from "./internal/containmentChecks.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 
 export * from "../services/Doctor.ts"
@@ -181,6 +187,7 @@ export const make = Effect.gen(function* () {
         marksCheck(paths.database, mark, identities),
         Effect.map(table, syscallsCheck),
         cgroupCheck,
+        scopeCheck(environment),
         terminalCheck
       ]),
       appServerChecks,

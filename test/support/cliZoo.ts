@@ -3,8 +3,8 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as path from "node:path"
 import { type Ended, type Ending, killGraceMs } from "../suites/endings.ts"
-import { openDriver, timeoutMs, toldOf } from "./keptZoo.ts"
-import { type Left, Outside, type Place } from "./outside.ts"
+import { keepersOf, openDriver, timeoutMs, toldOf } from "./keptZoo.ts"
+import { Outside, type Place } from "./outside.ts"
 import type { Begun, DrivenRun, Listed } from "./runDriver.ts"
 import { talker } from "./talker.ts"
 
@@ -13,9 +13,6 @@ const overWithinMs = 20_000
 
 /** Between two questions whether it is. */
 const lookMs = 50
-
-/** As its title is, cut to what the kernel keeps of one. */
-const keeperName = "holdfast-keeper"
 
 export interface Gateway {
   readonly pid: number
@@ -49,9 +46,6 @@ export const holdfast = Effect.fnUntraced(function* (place: Place, ...args: Read
   if (ran.code !== 0) throw new Error(`holdfast ${args.join(" ")} exits with ${ran.code}: ${ran.stderr}`)
   return ran.stdout
 })
-
-export const keepersOf = (left: ReadonlyArray<Left>): ReadonlyArray<number> =>
-  left.filter(({ command }) => command === keeperName).map(({ pid }) => pid)
 
 /** As `holdfast ps -a --json` has them. */
 export const listed = (place: Place) =>

@@ -9,6 +9,7 @@ import type { Identity, ProcessIdentity } from "../../services/ProcessIdentity.t
 import type { Availability, SyscallTable } from "../../services/Syscalls.ts"
 import { findCgroups } from "./cgroups.ts"
 import { errorCode } from "./errorCode.ts"
+import { findScope } from "./systemdScope.ts"
 
 /** Of one platform alone, and nothing that another lacks. */
 const isElsewhere = (availability: Availability): boolean =>
@@ -50,6 +51,19 @@ export const cgroupCheck: Effect.Effect<Check> = Effect.map(findCgroups, (found)
       : `not delegated: ${found.problem}; a run's tree is ended by its mark`
   )
 )
+
+/** In which the keeper is started. */
+export const scopeCheck = (environment: Readonly<Record<string, string | undefined>>): Effect.Effect<Check> =>
+  Effect.map(findScope(environment), (found) =>
+    passed(
+      "systemd scope",
+      found._tag === "Available"
+        ? "the keeper starts in one of its own, and each run in a cgroup inside"
+        : found._tag === "NotNeeded"
+          ? "not needed: the cgroup is delegated already"
+          : `none: ${found.problem}; a run's tree is ended by its mark`
+    )
+  )
 
 const everything = { low: 0, high: Number.MAX_SAFE_INTEGER }
 /** A line names so many processes. */

@@ -14,9 +14,12 @@ import { KeeperUnavailable } from "../../services/PtySupervisor.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import { errorCode } from "./errorCode.ts"
 import { passed } from "./passedVariables.ts"
+import { findScope, inScope, type ScopeFound } from "./systemdScope.ts"
 
 /** From the fork to the ready line: 0.2 s on a quiet machine. */
 const readyTimeoutMs = 20_000
+/** The same by way of systemd, which gives a scope within 10 ms or is not waited for. */
+const scopedTimeoutMs = 10_000
 /** What a keeper's log may have when the next one starts; then it begins again, and the last one is kept beside it. */
 const maxLogBytes = 1024 * 1024
 /**
@@ -28,6 +31,8 @@ const maxYoungMb = 1
 const maxLineBytes = 4_096
 
 const ReadyLine = Schema.fromJsonString(Schema.Struct({ ready: Schema.Literal(true), pid: Schema.Int }))
+
+type Scoped = Extract<ScopeFound, { readonly _tag: "Available" }>
 
 const notStarted = (detail: string) => new KeeperUnavailable({ problem: "not-started", detail })
 
@@ -68,7 +73,7 @@ export const startKeeper = Effect.fnUntraced(function* (
   }
   const program = path.join(hook.clientDirectory, "keeper.mjs")
 
-  const attempt = (mark: KeeperBirthShape["mark"]) =>
+  const attempt = (mark: KeeperBirthShape["mark"], scope: Scoped | null) =>
     Effect.gen(function* () {
       const args = [
         "--no-warnings",
@@ -76,12 +81,14 @@ export const startKeeper = Effect.fnUntraced(function* (
         program,
         ...birthArguments({ ...birth, mark })
       ]
-      const command = underMark(mark, process.execPath, args)
+      const plain = { program: process.execPath, args }
+      const inner = scope === null ? plain : inScope(scope, `holdfast-keeper-${birth.keeperId}`, plain)
+      const command = underMark(mark, inner.program, inner.args)
       const child = yield* Effect.acquireRelease(
         Effect.callback<childProcess.ChildProcess, string>((resume) => {
           const child = childProcess.spawn(command.program, command.args, {
             cwd: "/",
-            env,
+            env: scope === null ? env : { ...env, XDG_RUNTIME_DIR: scope.runtime },
             detached: true,
             stdio: ["ignore", "pipe", stderr]
           })
@@ -94,7 +101,7 @@ export const startKeeper = Effect.fnUntraced(function* (
             child.unref()
           })
       )
-      yield* readyLine(child).pipe(
+      yield* readyLine(child, scope === null ? readyTimeoutMs : scopedTimeoutMs).pipe(
         Effect.onError(() =>
           Effect.sync(() => {
             // Node learns of an exit in the step that reaps it, so until then its number is its own.
@@ -105,22 +112,41 @@ export const startKeeper = Effect.fnUntraced(function* (
       return { pid: child.pid ?? 0, marked: mark !== null }
     })
 
-  return yield* attempt(birth.mark).pipe(
+  const unscoped = attempt(birth.mark, null).pipe(
     Effect.catchIf(
       (problem) => problem === "ENOENT" && birth.mark !== null,
       () =>
         Effect.andThen(
           Effect.logWarning("no prlimit command on PATH: the keeper runs without a mark"),
-          attempt(null)
+          attempt(null, null)
         )
-    ),
+    )
+  )
+  const scope = yield* findScope(environment)
+  if (scope._tag === "NotAvailable")
+    yield* Effect.logDebug(`the keeper starts in no scope of its own: ${scope.problem}`)
+  return yield* (
+    scope._tag !== "Available"
+      ? unscoped
+      : Effect.catch(attempt(birth.mark, scope), (problem) =>
+          Effect.andThen(
+            Effect.logWarning("systemd gave the keeper no scope of its own: it starts without").pipe(
+              Effect.annotateLogs({ problem: typeof problem === "string" ? problem : problem.detail })
+            ),
+            unscoped
+          )
+        )
+  ).pipe(
     Effect.catchIf(
       (problem) => typeof problem === "string",
       (problem) => Effect.fail(notStarted(`${process.execPath} cannot be started (${problem}).`))
     )
   )
 
-  function readyLine(child: childProcess.ChildProcess): Effect.Effect<void, KeeperUnavailable> {
+  function readyLine(
+    child: childProcess.ChildProcess,
+    timeoutMs: number
+  ): Effect.Effect<void, KeeperUnavailable> {
     return Effect.callback<string, KeeperUnavailable>((resume) => {
       let seen = ""
       const look = `Look at ${log}.`
@@ -138,9 +164,9 @@ export const startKeeper = Effect.fnUntraced(function* (
         )
       ),
       Effect.timeoutOrElse({
-        duration: readyTimeoutMs,
+        duration: timeoutMs,
         orElse: () =>
-          Effect.fail(notStarted(`It was not ready within ${readyTimeoutMs / 1000} s. Look at ${log}.`))
+          Effect.fail(notStarted(`It was not ready within ${timeoutMs / 1000} s. Look at ${log}.`))
       }),
       Effect.asVoid
     )
