@@ -56,10 +56,10 @@ import { Syscalls } from "../services/Syscalls.ts"
 import { makeKeptRuns } from "./internal/keptRuns.ts"
 import { startJanitor } from "./internal/janitor.ts"
 import { launchChild } from "./internal/launchChild.ts"
-import { adoptOrphans, noOrphans } from "./internal/orphans.ts"
-import { passed } from "./internal/passedVariables.ts"
+import { adoptLater } from "./internal/orphans.ts"
 import type { Seen } from "./internal/procfs.ts"
 import { reapTimeoutMs } from "./internal/runChild.ts"
+import { runEnvironment } from "./internal/runEnvironment.ts"
 import { makeHistory } from "./internal/runHistory.ts"
 import { makeLedger } from "./internal/runLedger.ts"
 import { type Launch, makeRunLife, monotonicMs, type RunLife } from "./internal/runLife.ts"
@@ -69,9 +69,6 @@ import { reconcile } from "./internal/runReconcile.ts"
 import type { TreeEnd } from "./internal/runTree.ts"
 
 export * from "../services/PtySupervisor.ts"
-
-/** What RunLog keeps and Screen draws; pipes are no terminal at all. */
-const terminals = { pty: "xterm-256color", pipes: "dumb" } as const
 
 /** A run's own events are a few a second, an operator's fewer; whoever tells waits when it is full. */
 const mailboxCapacity = 256
@@ -100,19 +97,19 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const calls = (yield* Syscalls).table
   const ledger = makeLedger(yield* SqlClient)
   const live = new Map<string, Run>()
-  // Closed after everything that ends runs, and taken when the first of them begins: it costs 3 MB.
-  const orphanage = yield* Scope.fork(yield* Effect.scope)
-  const adopted = yield* Effect.cached(
-    (yield* AdoptsOrphans)
-      ? adoptOrphans({
-          calls,
-          own: () => new Set([...live.values()].flatMap(({ known }) => known().leader?.pid ?? [])),
-          sweepTimeoutMs: times.sweepTimeoutMs
-        }).pipe(Scope.provide(orphanage))
-      : Effect.succeed(noOrphans)
-  )
-  const orphans = Effect.flatMap(adopted, ({ living }) => living)
-  const hands = { marks, times, traces: yield* machine.traces, claimed: epoch.claimed, orphans }
+  // Before everything that ends runs, so that it ends after them.
+  const orphans = yield* adoptLater(yield* AdoptsOrphans, {
+    calls,
+    own: () => new Set([...live.values()].flatMap(({ known }) => known().leader?.pid ?? [])),
+    sweepTimeoutMs: times.sweepTimeoutMs
+  })
+  const hands = {
+    marks,
+    times,
+    traces: yield* machine.traces,
+    claimed: epoch.claimed,
+    orphans: orphans.living
+  }
   const places = yield* placesIn(paths, machine.places)
 
   const reconciled = yield* reconcile(ledger, yield* ledger.openBeside(epoch.current.epoch), {
@@ -138,17 +135,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const admitting = yield* Semaphore.make(1)
   let closing = false
 
-  const environmentOf = (
-    id: string,
-    { env, pty }: RunSpec,
-    variables: RunVariables
-  ): Readonly<Record<string, string>> =>
-    places.named(id, {
-      ...passed(environment),
-      TERM: terminals[pty === null ? "pipes" : "pty"],
-      ...env,
-      ...variables
-    })
+  const environmentOf = runEnvironment(places, environment)
 
   const infoOf = (run: Run): Effect.Effect<RunInfo> =>
     Effect.map(run.actor.state, (state) => past.known(run.id) ?? infoOfState(run.known(), state))
@@ -198,7 +185,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
       return yield* new RunNameInUse({ name: namesake.spec.name ?? "", runId: namesake.id })
     if (live.size >= maxRuns) return yield* new TooManyRuns()
 
-    yield* adopted
+    yield* orphans.begin
     const id = `r-${yield* ulid}`
     const createdAt = yield* Clock.currentTimeMillis
     const markScope = yield* Scope.fork(scopes)

@@ -7,7 +7,7 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import { burialsOf, type Waiting, burialMs } from "../../services/Containment.ts"
 import type { SyscallTable } from "../../services/Syscalls.ts"
 import { endSeen } from "./endSeen.ts"
@@ -35,7 +35,7 @@ const turn = Effect.callback<void>((resume) => {
 })
 
 /** Until the scope ends; whoever is left then is ended first. */
-export const adoptOrphans = Effect.fnUntraced(function* ({
+const adoptOrphans = Effect.fnUntraced(function* ({
   calls,
   own,
   sweepTimeoutMs
@@ -98,6 +98,19 @@ export const adoptOrphans = Effect.fnUntraced(function* ({
     })
   )
   return { living }
+})
+
+/** The same from the first `begin` on, which costs 3 MB; before, and where nobody is to be adopted, there is nobody. */
+export const adoptLater = Effect.fnUntraced(function* (
+  adopts: boolean,
+  options: OrphansOptions
+): Effect.fn.Return<Orphans & { readonly begin: Effect.Effect<void> }, never, Scope.Scope> {
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  let orphans = noOrphans
+  const begin = yield* Effect.cached(
+    Effect.map(Scope.provide(adoptOrphans(options), scope), (adopted) => void (orphans = adopted))
+  )
+  return { begin: adopts ? begin : Effect.void, living: Effect.suspend(() => orphans.living) }
 })
 
 const isStillOurs = ({ pid, startToken }: Seen): boolean => {
