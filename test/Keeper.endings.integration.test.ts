@@ -3,5 +3,8 @@ import { cliEndings } from "./support/cliZoo.ts"
 import { embeddedEndings } from "./support/keptZoo.ts"
 import { suite, together } from "./suites/endings.ts"
 
-suite("the keeper, by its runs' endings", cliEndings, together(["a SIGKILL of the gateway"]))
-suite("the keeper of an app, by its runs' endings", embeddedEndings, together([]))
+suite(
+  "the keeper, by its runs' endings",
+  { ...cliEndings, ...embeddedEndings },
+  together(["a SIGKILL of the gateway"])
+)

@@ -77,6 +77,7 @@ describe("the keeper, by kills and upgrades", () => {
           const pick = <A>(from: ReadonlyArray<A>): A => from[Math.floor(next() * from.length)]!
           const acknowledged = new Set<string>()
           let gateway = yield* up(place)
+          let first = yield* openDriver(place, "asks-for-runs")
           /** Before the kill of a round; after the one before. */
           let before: ReadonlyArray<Listed> = []
           let reached = ""
@@ -107,8 +108,6 @@ describe("the keeper, by kills and upgrades", () => {
               onGatewayLoss: pick(["adopt", "kill"] as const),
               pty: next() < 0.5 ? { cols: 80, rows: 24 } : null
             }))
-            reached = message
-            const first = yield* openDriver(place, "asks-for-runs")
             reached = `${message}, driver`
             // Whoever asks is cut off in the middle of it, or not.
             const starting = yield* Effect.forkScoped(
@@ -173,8 +172,9 @@ describe("the keeper, by kills and upgrades", () => {
                 )
               yield* Effect.sleep(20)
             }
-            caller.child.stdin.end()
+            first = caller
           }
+          first.child.stdin.end()
           reached = `seed ${seed}: down`
           yield* holdfast(place, "down")
           const { left } = yield* untilNobody(place, (all) => all, settleMs)

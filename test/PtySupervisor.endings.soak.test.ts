@@ -5,8 +5,7 @@ import { oneByOne, suite } from "./suites/endings.ts"
 
 if (process.env["HOLDFAST_SOAK"]) {
   suite("PtySupervisor in process, by each ending of one run", keptEndings, oneByOne(null))
-  suite("the keeper, by each ending of one run", cliEndings, oneByOne(null))
-  suite("the keeper of an app, by each ending of one run", embeddedEndings, oneByOne(null))
+  suite("the keeper, by each ending of one run", { ...cliEndings, ...embeddedEndings }, oneByOne(null))
 } else {
   const { "the close of their scope": close } = keptEndings
   suite(

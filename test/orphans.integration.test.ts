@@ -1,10 +1,13 @@
 /** Orphans of runs are children of the keeper: who has nothing else of its run is found as one, and the dead are buried. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as childProcess from "node:child_process"
+import { once } from "node:events"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { ControlClient } from "../src/layers/ControlClient.ts"
-import { childrenOf, isStill, relativesOf, type Seen } from "../src/layers/internal/procfs.ts"
+import { childrenOf, isStill, markOf, relativesOf, type Seen } from "../src/layers/internal/procfs.ts"
+import { sweepTree } from "../src/layers/internal/runTree.ts"
 import { ask, eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
 const seconds = 60_000
@@ -68,6 +71,53 @@ describe("orphans", () => {
         assert.deepStrictEqual([beside, isStill(one)], [true, false])
       }),
     seconds
+  )
+
+  it.live("a run that begins while the only other is swept is not taken for an orphan of that", () =>
+    Effect.gen(function* () {
+      const child = yield* Effect.acquireRelease(
+        Effect.promise(async () => {
+          const started = childProcess.spawn("prlimit", ["--locks=7:7", "--", "sleep", "120"], {
+            stdio: "ignore"
+          })
+          await once(started, "spawn")
+          return started
+        }),
+        (started) => Effect.sync(() => started.kill("SIGKILL"))
+      )
+      const pid = child.pid!
+      yield* eventually("it has its mark", () => markOf(pid) === 7)
+      const other: Seen = { pid, startToken: relativesOf(pid)!.startToken }
+      const swept = { low: 100, high: 200 }
+      // It begins as soon as anybody has looked at anything.
+      let begun = false
+      const afterwards = <A>(look: (begun: boolean) => A) =>
+        Effect.sync(() => {
+          const seen = look(begun)
+          begun = true
+          return seen
+        })
+      const signals: Array<string> = []
+      const end = yield* sweepTree(
+        { runId: "r", leader: null, mark: swept, cgroup: null, kin: new Map() },
+        {
+          marks: {
+            members: () => Effect.succeed([]),
+            sweep: () => Effect.succeed({ ended: [], survivors: [], proven: true })
+          },
+          signal: (_pid, name) => {
+            signals.push(name)
+            return "sent"
+          },
+          times: { killGraceMs: 10, sweepTimeoutMs: 100 },
+          traces: { kinOf: () => Effect.succeed([]), bearers: () => Effect.succeed([]) },
+          orphans: afterwards((there) => (there ? [other] : [])),
+          claimed: afterwards((there) => (there ? [swept, { low: 5, high: 10 }] : [swept]))
+        },
+        true
+      )
+      assert.deepStrictEqual([signals, end.extinction], [[], { proven: true, survivors: [] }])
+    })
   )
 
   it.live(

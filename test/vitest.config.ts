@@ -19,7 +19,7 @@ export default defineConfig({
   test: {
     root: `${import.meta.dirname}/..`,
     // Most of their time is waiting, on two cores too.
-    maxWorkers: 4,
+    maxWorkers: 5,
     projects: [
       project("unit", "*.test.ts", false),
       project("processes", "*.integration.test.ts", false),

@@ -126,6 +126,6 @@ export const keptEndings: Readonly<Record<string, Ending>> = {
 
 /** Of an app whose runs a keeper of its own holds; everything else is as with the gateway, which is such an app. */
 export const embeddedEndings: Readonly<Record<string, Ending>> = {
-  "the close of their scope": by("scope", { told: "stopped, proven", kept: true }),
-  "the close of the layer": by("layer", { told: null, kept: true })
+  "the close of their scope in an app": by("scope", { told: "stopped, proven", kept: true }),
+  "the close of an app's layer": by("layer", { told: null, kept: true })
 }

@@ -161,12 +161,14 @@ const endTraced = Effect.fnUntraced(function* (
   atOnce: boolean
 ) {
   const { runId, leader, kin } = tree
+  // Before the claims: whoever a later run has begun is not among them, and an earlier one's claim is there.
+  const orphans = yield* hands.orphans
   const vouched = (yield* hands.claimed).filter((range) => !overlaps(range, mark))
   const isTrace = (carried: CarriedMark) => traceOf(carried, mark, vouched) !== "other"
   const seen = new Map(kin)
   for (const one of yield* hands.traces.bearers(runId, leader?.startToken || null)) seen.set(keyOf(one), one)
   // Of this run, as no other is there whose it could be.
-  if (vouched.length === 0) for (const one of yield* hands.orphans) seen.set(keyOf(one), one)
+  if (vouched.length === 0) for (const one of orphans) seen.set(keyOf(one), one)
   const turn = yield* makeSlices
   const found: Array<Seen> = []
   for (const one of withoutUs([...seen.values()])) {
