@@ -66,8 +66,8 @@ export const startKeeper = Effect.fnUntraced(function* (
     (fd) => Effect.sync(() => fs.closeSync(fd))
   )
   const env = {
-    // Of its own; what its runs get comes with each of them.
-    ...passed(environment),
+    // Of its own; what its runs get comes with each of them. Where Node keeps compiled code it starts in four fifths of the time.
+    ...passed(environment, ["NODE_COMPILE_CACHE"]),
     HOLDFAST_LOG_LEVEL: logLevel,
     [keeperVariable]: birth.keeperId
   }

@@ -21,8 +21,19 @@ const patienceMs = 2_000
 /** What was read of a process, by its number and start; it holds for as long as it runs the same program. */
 export type KnownCookies = Map<string, { readonly image: string | null; readonly runs: ReadonlySet<string> }>
 
-/** Some 200 bytes each; past it everything is read anew. */
+/** As many as a machine has processes, 1.4 KB each; past it everything is read anew. */
 const maxKnown = 16_384
+/** So many more than there are processes are kept before those that are gone are forgotten. */
+const slackKnown = 256
+
+/** `living`: whoever there is now. */
+export const forgetGone = (known: KnownCookies, living: ReadonlyArray<Seen>): void => {
+  if (known.size <= 2 * living.length + slackKnown) return
+  const keys = new Set(living.map(keyOf))
+  for (const key of known.keys()) if (!keys.has(key)) known.delete(key)
+}
+
+const keyOf = ({ pid, startToken }: Seen): string => `${pid}/${startToken}`
 
 /**
  * The same of some processes, each looked at only while it is who was seen. Once a run's, always: one that has cleared its
@@ -61,7 +72,7 @@ export const bearersAmong = Effect.fnUntraced(function* (
     const seen = sight(pid)
     if (seen._tag !== "Running" || (startToken ?? seen.startToken) !== seen.startToken) continue
     const bearer = { pid, startToken: seen.startToken }
-    const key = `${pid}/${seen.startToken}`
+    const key = keyOf(bearer)
     const before = known.get(key)
     const image = imageOf(pid)
     if (before !== undefined && (before.runs.size > 0 || before.image === image)) {

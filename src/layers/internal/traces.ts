@@ -7,7 +7,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Semaphore from "effect/Semaphore"
 import { ancestorsOf, familyOf, pids, type Relatives, relativesOf, type Seen } from "./procfs.ts"
-import { bearersAmong, type KnownCookies } from "./runCookie.ts"
+import { bearersAmong, forgetGone, type KnownCookies } from "./runCookie.ts"
 import { makeSlices } from "./slices.ts"
 
 export interface Traces {
@@ -65,6 +65,7 @@ export const makeTraces: Effect.Effect<Traces> = Effect.gen(function* () {
       const never = new Set([process.pid, ...ancestorsOf(process.pid)])
       const since = Math.min(...asks.map((token) => (token === null ? 0 : Number(token))))
       const all = yield* look(null)
+      forgetGone(known, all)
       return yield* bearersAmong(
         all.filter(({ pid, startToken }) => !never.has(pid) && Number(startToken) >= since),
         known
