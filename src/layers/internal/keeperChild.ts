@@ -31,7 +31,7 @@ const maxYoungMb = 1
  * node-pty waits for each child in a thread of its own, and glibc would give those up to eight heaps a processor, none of
  * which it ever gives back.
  */
-const maxArenas = 2
+const maxArenas = 1
 /** More than any ready line. */
 const maxLineBytes = 4_096
 
