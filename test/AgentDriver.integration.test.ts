@@ -429,7 +429,8 @@ describe("a governed Codex thread", () => {
             const running = yield* Effect.forkChild(
               turn(place, { provider, prompt: "cut short", onLost: "resume" })
             )
-            yield* eventually("the command runs", () => fs.existsSync(log))
+            // The shell makes the file before it writes.
+            yield* eventually("the command runs", () => fs.existsSync(log) && fs.statSync(log).size > 0)
             const pid = yield* pidOf
             process.kill(pid!, "SIGKILL")
             return [yield* Fiber.join(running), pid, yield* pidOf] as const
