@@ -15,20 +15,12 @@ import {
   parseVersion
 } from "../services/CodexBinary.ts"
 import { Settings } from "../services/Settings.ts"
+import { isExecutable } from "./internal/programFile.ts"
 
 export * from "../services/CodexBinary.ts"
 
 /** `codex --version` takes 14 ms; one that takes this long hangs. */
 const versionTimeoutMs = 10_000
-
-const isExecutable = (file: string): boolean => {
-  try {
-    fs.accessSync(file, fs.constants.X_OK)
-    return fs.statSync(file).isFile()
-  } catch {
-    return false
-  }
-}
 
 const resolve = (file: string): string | null => {
   try {

@@ -18,6 +18,7 @@ import { DirectoryRefused } from "../services/PrivateDirectory.ts"
 import { Settings } from "../services/Settings.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { findOnPath, isFileFor } from "./internal/programFile.ts"
 import { checkSocketPath } from "./internal/unixSocket.ts"
 
 export * from "../services/HookClients.ts"
@@ -28,23 +29,8 @@ const http = process.getBuiltinModule("node:http")
 /** A client takes 5 to 50 ms; one that takes this long is not usable. */
 const trialDeadlineMs = 2000
 
-const isFile = (file: string, mode: number): boolean => {
-  try {
-    fs.accessSync(file, mode)
-    return fs.statSync(file).isFile()
-  } catch {
-    return false
-  }
-}
-
 const lookUp = (kind: HookClient["kind"], searchPath: string): string | undefined =>
-  kind === "node"
-    ? process.execPath
-    : searchPath
-        .split(":")
-        .filter((dir) => dir.startsWith("/"))
-        .map((dir) => `${dir}/${kind}`)
-        .find((file) => isFile(file, fs.constants.X_OK))
+  kind === "node" ? process.execPath : findOnPath(kind, searchPath)
 
 interface Trial {
   readonly answer: string
@@ -136,7 +122,7 @@ export const make = Effect.gen(function* () {
     Effect.gen(function* () {
       const program = lookUp(kind, searchPath)
       if (program === undefined) return yield* new HookClientUnusable({ kind, problem: "not-found" })
-      if (!isFile(`${hook.clientDirectory}/${fileOf[kind]}`, fs.constants.R_OK))
+      if (!isFileFor(`${hook.clientDirectory}/${fileOf[kind]}`, fs.constants.R_OK))
         return yield* new HookClientUnusable({ kind, problem: "file-missing" })
       const argv = argvOf(kind, program, hook.clientDirectory)
       // Node runs us, so it runs; trying it would only make the start slower.

@@ -29,7 +29,7 @@ import {
   type SweepSeen,
   type SweepStep
 } from "../services/InstanceMark.ts"
-import { type Identity, identityOf, ProcessIdentity } from "../services/ProcessIdentity.ts"
+import { type Identity, identityOf, ProcessIdentity, processKey } from "../services/ProcessIdentity.ts"
 import { Settings, type SettingsShape } from "../services/Settings.ts"
 import { ancestorsOf, forkMark, isListed, isThread, markOf, pids, sight, signal } from "./internal/procfs.ts"
 import { makeSlices } from "./internal/slices.ts"
@@ -210,7 +210,7 @@ const makeLooks = (self: Identity) => {
 
 const nobody = (): void => undefined
 
-const keyOf = ({ identity }: Marked): string => `${identity.pid}/${identity.startToken}`
+const keyOf = ({ identity }: Marked): string => processKey(identity)
 
 const proofSeen = (proof: SweepSeen["proof"]): SweepSeen => ({ members: 0, fresh: 0, proof })
 

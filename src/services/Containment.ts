@@ -4,7 +4,7 @@
  */
 import * as Context from "effect/Context"
 import { contains, type MarkRange } from "./InstanceMark.ts"
-import type { Verdict } from "./ProcessIdentity.ts"
+import { processKey, type Verdict } from "./ProcessIdentity.ts"
 
 /** `none`: no limit at all. `unreadable`: the system would not say. */
 export type CarriedMark = number | "none" | "unreadable"
@@ -55,7 +55,7 @@ export const burialsOf = <One extends Dead>(
   const waiting = new Map<string, number>()
   const due: Array<One> = []
   for (const one of dead) {
-    const key = `${one.pid}/${one.startToken}`
+    const key = processKey(one)
     const since = before.get(key) ?? now
     if (now - since >= burialMs) due.push(one)
     else waiting.set(key, since)
@@ -100,10 +100,8 @@ export interface Suspect {
   readonly mark: number
 }
 
-/** Since when each of them has been without anybody who vouches for it, by `keyOf`; monotonic milliseconds. */
+/** Since when each of them has been without anybody who vouches for it, by `processKey`; monotonic milliseconds. */
 export type Suspicions = ReadonlyMap<string, number>
-
-const keyOf = ({ pid, startToken }: Suspect): string => `${pid}/${startToken}`
 
 /**
  * One look of a holder at its own range: who is to be ended now, and who is to be looked at again. Nobody is ended at first
@@ -121,8 +119,8 @@ export const suspectsOf = (
   for (const member of members) {
     const belonging = belongingOf(member.mark, [holder])
     if (belonging === "vouched" || belonging === "unknown") continue
-    const since = before.get(keyOf(member)) ?? now
-    suspicions.set(keyOf(member), since)
+    const since = before.get(processKey(member)) ?? now
+    suspicions.set(processKey(member), since)
     const patience = belonging === "fresh" ? freshMs : janitorEveryMs
     if (now - since >= patience) ended.push(member)
   }

@@ -20,6 +20,10 @@ export const Identity = Schema.Struct({
 })
 export type Identity = typeof Identity.Type
 
+/** A process of this boot and pid namespace, as a key. */
+export const processKey = ({ pid, startToken }: Pick<Identity, "pid" | "startToken">): string =>
+  `${pid}/${startToken}`
+
 /** `unknown`: the system would not say, or the identity is from a pid namespace we cannot see. */
 export type Verdict = "alive" | "dead" | "unknown"
 

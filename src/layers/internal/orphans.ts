@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import { burialsOf, type Waiting, burialMs } from "../../services/Containment.ts"
+import { processKey } from "../../services/ProcessIdentity.ts"
 import type { SyscallTable } from "../../services/Syscalls.ts"
 import { endSeen } from "./endSeen.ts"
 import { childrenOf, relativesOf, type Seen } from "./procfs.ts"
@@ -67,8 +68,8 @@ const adoptOrphans = Effect.fnUntraced(function* ({
       waiting = burials.waiting
       if (burials.due.length > 0) {
         yield* turn
-        const still = new Set((yield* children).filter((one) => one.dead).map(keyOf))
-        for (const one of burials.due) if (still.has(keyOf(one))) reap(one.pid)
+        const still = new Set((yield* children).filter((one) => one.dead).map(processKey))
+        for (const one of burials.due) if (still.has(processKey(one))) reap(one.pid)
       }
       if (waiting.size > 0) yield* Effect.sleep(burialMs)
     } while (waiting.size > 0)
@@ -117,5 +118,3 @@ const isStillOurs = ({ pid, startToken }: Seen): boolean => {
   const now = relativesOf(pid)
   return now?.parent === process.pid && now.startToken === startToken
 }
-
-const keyOf = ({ pid, startToken }: Seen): string => `${pid}/${startToken}`

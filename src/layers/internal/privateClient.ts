@@ -41,6 +41,7 @@ export class NotConnected extends Schema.TaggedError<NotConnected>()("NotConnect
   }
 }
 
+/** A local socket connects or is refused at once, with a full queue too (EAGAIN): there is nothing to wait for. */
 const dial = (path: string): Effect.Effect<net.Socket, NotConnected, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.callback<net.Socket, NotConnected>((resume) => {

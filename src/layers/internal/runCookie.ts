@@ -3,6 +3,7 @@
  * there is none.
  */
 import * as Effect from "effect/Effect"
+import { processKey } from "../../services/ProcessIdentity.ts"
 import { runsNamedIn } from "../../services/RunPlace.ts"
 import { maxPendingReads, readEnvironment } from "./environ.ts"
 import { ancestorsOf, imageOf, pids, type Seen, sight } from "./procfs.ts"
@@ -29,11 +30,9 @@ const slackKnown = 256
 /** `living`: whoever there is now. */
 export const forgetGone = (known: KnownCookies, living: ReadonlyArray<Seen>): void => {
   if (known.size <= 2 * living.length + slackKnown) return
-  const keys = new Set(living.map(keyOf))
+  const keys = new Set(living.map(processKey))
   for (const key of known.keys()) if (!keys.has(key)) known.delete(key)
 }
-
-const keyOf = ({ pid, startToken }: Seen): string => `${pid}/${startToken}`
 
 /**
  * The same of some processes, each looked at only while it is who was seen. Once a run's, always: one that has cleared its
@@ -72,7 +71,7 @@ export const bearersAmong = Effect.fnUntraced(function* (
     const seen = sight(pid)
     if (seen._tag !== "Running" || (startToken ?? seen.startToken) !== seen.startToken) continue
     const bearer = { pid, startToken: seen.startToken }
-    const key = keyOf(bearer)
+    const key = processKey(bearer)
     const before = known.get(key)
     const image = imageOf(pid)
     if (before !== undefined && (before.runs.size > 0 || before.image === image)) {

@@ -9,6 +9,7 @@
 import * as Effect from "effect/Effect"
 import { type CarriedMark, traceOf } from "../../services/Containment.ts"
 import { contains, type InstanceMark, type MarkRange, overlaps } from "../../services/InstanceMark.ts"
+import { processKey } from "../../services/ProcessIdentity.ts"
 import type { Extinction } from "../../services/Run.ts"
 import type { SettingsShape } from "../../services/Settings.ts"
 import { killGroupMembers } from "./cgroups.ts"
@@ -51,8 +52,6 @@ const maxFreezes = 16
 /** A warning names so many processes. */
 const namedMost = 16
 
-const keyOf = ({ pid, startToken }: Seen): string => `${pid}/${startToken}`
-
 /** Its number is still its own, or nobody's: then a session of that number can only be its. */
 const isUnambiguous = (leader: Seen): boolean => isStill(leader) || sight(leader.pid)._tag === "Gone"
 
@@ -61,7 +60,7 @@ export const rememberKin = ({ leader, kin }: RunTree, { traces }: Pick<TreeHands
   Effect.gen(function* () {
     if (leader === null || !isUnambiguous(leader)) return
     const now = yield* traces.kinOf(leader.pid)
-    if (isUnambiguous(leader)) for (const one of now) kin.set(keyOf(one), one)
+    if (isUnambiguous(leader)) for (const one of now) kin.set(processKey(one), one)
   })
 
 const withoutUs = (members: ReadonlyArray<Seen>): ReadonlyArray<Seen> => {
@@ -76,8 +75,8 @@ const membersOf = (tree: RunTree, hands: TreeHands): Effect.Effect<ReadonlyArray
     let members: ReadonlyArray<Seen>
     if (mark === null) {
       yield* rememberKin(tree, hands)
-      for (const one of yield* hands.traces.bearers(runId, null)) kin.set(keyOf(one), one)
-      if (leader !== null) kin.set(keyOf(leader), leader)
+      for (const one of yield* hands.traces.bearers(runId, null)) kin.set(processKey(one), one)
+      if (leader !== null) kin.set(processKey(leader), leader)
       members = [...kin.values()].filter(isStill)
     } else members = (yield* hands.marks.members(mark)).map(({ identity }): Seen => identity)
     const others = withoutUs(members)
@@ -166,9 +165,10 @@ const endTraced = Effect.fnUntraced(function* (
   const vouched = (yield* hands.claimed).filter((range) => !overlaps(range, mark))
   const isTrace = (carried: CarriedMark) => traceOf(carried, mark, vouched) !== "other"
   const seen = new Map(kin)
-  for (const one of yield* hands.traces.bearers(runId, leader?.startToken || null)) seen.set(keyOf(one), one)
+  for (const one of yield* hands.traces.bearers(runId, leader?.startToken || null))
+    seen.set(processKey(one), one)
   // Of this run, as no other is there whose it could be.
-  if (vouched.length === 0) for (const one of orphans) seen.set(keyOf(one), one)
+  if (vouched.length === 0) for (const one of orphans) seen.set(processKey(one), one)
   const turn = yield* makeSlices
   const found: Array<Seen> = []
   for (const one of withoutUs([...seen.values()])) {
@@ -199,10 +199,10 @@ const killFrozen = Effect.fnUntraced(function* (tree: RunTree, hands: TreeHands)
   const frozen = new Set<string>()
   let members = yield* membersOf(tree, hands)
   for (let round = 0; round < maxFreezes; round++) {
-    const fresh = members.filter((one) => !frozen.has(keyOf(one)))
+    const fresh = members.filter((one) => !frozen.has(processKey(one)))
     if (fresh.length === 0) break
     yield* signalAll(fresh, ["SIGSTOP"], hands, carriesOf(tree))
-    for (const one of fresh) frozen.add(keyOf(one))
+    for (const one of fresh) frozen.add(processKey(one))
     members = yield* membersOf(tree, hands)
   }
   yield* signalAll(members, ["SIGKILL"], hands, carriesOf(tree))

@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { findCgroups } from "./cgroups.ts"
+import { findOnPath } from "./programFile.ts"
 
 export type ScopeFound =
   /** `program`: systemd-run; `runtime`: where it finds the user's systemd. */
@@ -15,15 +16,6 @@ export type ScopeFound =
 
 const notAvailable = (problem: string): ScopeFound => ({ _tag: "NotAvailable", problem })
 
-const isExecutable = (file: string): boolean => {
-  try {
-    fs.accessSync(file, fs.constants.X_OK)
-    return fs.statSync(file).isFile()
-  } catch {
-    return false
-  }
-}
-
 /** Looks and asks nobody: whether systemd gives one is seen when it is asked for one. */
 export const findScope = Effect.fnUntraced(
   function* (environment: Readonly<Record<string, string | undefined>>): Effect.fn.Return<ScopeFound> {
@@ -32,11 +24,7 @@ export const findScope = Effect.fnUntraced(
     if (runtime === undefined || !path.isAbsolute(runtime)) return notAvailable("XDG_RUNTIME_DIR is not set")
     const socket = fs.statSync(`${runtime}/systemd/private`, { throwIfNoEntry: false })
     if (socket?.isSocket() !== true) return notAvailable("this user has no systemd of its own")
-    const program = (environment["PATH"] ?? "")
-      .split(":")
-      .filter((directory) => path.isAbsolute(directory))
-      .map((directory) => path.join(directory, "systemd-run"))
-      .find(isExecutable)
+    const program = findOnPath("systemd-run", environment["PATH"] ?? "")
     return program === undefined
       ? notAvailable("no systemd-run on PATH")
       : { _tag: "Available", program, runtime }
