@@ -180,28 +180,6 @@ describe("the shared app-server", () => {
     })
   )
 
-  live("slow is not dead: a hundred busy threads on the machine's cores retire nothing", () =>
-    Effect.gen(function* () {
-      const place = yield* makePlace()
-      yield* startGateway(place)
-      yield* scripted("is busy", [
-        shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"),
-        { say: "counted" }
-      ])
-      const all = yield* Effect.forEach(
-        Array.from({ length: 100 }),
-        () => runOf(place, { prompt: "is busy", startTimeoutMs: 60_000 }),
-        { concurrency: "unbounded" }
-      )
-      assert.deepStrictEqual(
-        all.map((ended) => [statusOf(ended), ended.failure]),
-        all.map(() => ["completed", null])
-      )
-      const { generation, retired, faults } = yield* leaseOf(place)
-      assert.deepStrictEqual({ generation, retired, faults }, { generation: 1, retired: null, faults: 0 })
-    })
-  )
-
   live("no credential reaches an argument, a log, the ledger or an error", () =>
     Effect.gen(function* () {
       const secret = "sk-canary-5d1f0c7a9b"

@@ -256,6 +256,8 @@ const makePlace = Effect.fnUntraced(function* (root: string, { node }: Stage) {
     HOLDFAST_HOME: home,
     HOLDFAST_RUNTIME_DIR: path.join(home, "run"),
     HOLDFAST_NODE: node,
+    // A user's own: Node keeps it by uid.
+    NODE_COMPILE_CACHE: path.join(home, "compile"),
     HOLDFAST_LOG_LEVEL: "warn"
   }
   const into = (command: string, args: ReadonlyArray<string>) => {
