@@ -8,11 +8,29 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { RunNameInUse, ScopeInUse } from "../src/services/PtySupervisor.ts"
+import { settle } from "./support/AppServerLease.ts"
 import { fakeSupervisor, last, specOf, until } from "./support/fakeChildren.ts"
 
 const stop = { by: "operator", graceMs: null }
 
 describe("PtySupervisor", () => {
+  it.effect("keeps no output of a run before the ledger knows that it has begun", () =>
+    Effect.gen(function* () {
+      const world = yield* fakeSupervisor
+      const { id } = yield* world.runs.start(specOf("hasty"))
+      yield* until(world, id, "Running")
+      yield* settle
+      const before = world.output()
+      yield* world.letWrite
+      yield* settle
+      const after = world.output()
+      assert.deepStrictEqual(
+        { before, after },
+        { before: { kept: 0, early: 0 }, after: { kept: 1, early: 0 } }
+      )
+    })
+  )
+
   describe("a scope key", () => {
     it.effect("has one live run; another is refused and told which, and a namesake too", () =>
       Effect.gen(function* () {

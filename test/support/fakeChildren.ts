@@ -78,6 +78,17 @@ export const fakeSupervisor = Effect.gen(function* () {
           status: Deferred.makeUnsafe(),
           output: yield* Queue.unbounded<OutputChunk>()
         }
+        if (command.startsWith("hasty")) {
+          Queue.offerUnsafe(child.output, { from: "stdout", bytes: Buffer.from("up") })
+          const held = yield* Deferred.make<void>()
+          yield* Deferred.succeed(held, undefined).pipe(
+            Effect.andThen(Deferred.await(writable)),
+            sql.withTransaction,
+            Effect.orDie,
+            Effect.forkIn(scope)
+          )
+          yield* Deferred.await(held)
+        }
         children.push(child)
         alive += 1
         most = Math.max(most, alive)
@@ -128,6 +139,9 @@ export const fakeSupervisor = Effect.gen(function* () {
     },
     traces: Effect.succeed({ kinOf: () => Effect.succeed([]), bearers: () => Effect.succeed([]) })
   }
+  let early = 0
+  let kept = 0
+  const writable = Deferred.makeUnsafe<void>()
   let claims = 0
   const here = Layer.mergeAll(
     Layer.succeed(Epoch, {
@@ -151,11 +165,19 @@ export const fakeSupervisor = Effect.gen(function* () {
       })
     }),
     Layer.mock(RunLog, {
-      open: () =>
+      open: (runId) =>
         Effect.succeed({
           end: Effect.succeed(0),
           append: () => Effect.void,
-          offerUnsafe: () => true,
+          offerUnsafe: () => {
+            // At this very moment: a look that has to wait for somebody's write would see what that wrote.
+            const look = Effect.runSyncExit(
+              sql<{ readonly pid: number | null }>`SELECT pid FROM runs WHERE run_id = ${runId}`
+            )
+            if (Exit.isFailure(look) || look.value[0]?.pid == null) early += 1
+            kept += 1
+            return true
+          },
           resize: () => Effect.void,
           flush: Effect.void
         }),
@@ -176,6 +198,10 @@ export const fakeSupervisor = Effect.gen(function* () {
     sql,
     /** What happened since it was asked last. */
     log: Effect.sync(() => log.splice(0)),
+    /** Pieces of output that were kept, and those of them while the ledger did not know the run's leader. */
+    output: () => ({ kept, early }),
+    /** What a `hasty` one, which prints at once, has kept others from writing is written. */
+    letWrite: Deferred.succeed(writable, undefined),
     /** So many lived at the same time at most. */
     most: () => most,
     alive: () => children.filter(({ status }) => !Deferred.isDoneUnsafe(status)).map(({ name }) => name),

@@ -4,6 +4,7 @@
  * Everything lives in the run's scope; long work is forked there and answers by an event.
  */
 import * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -49,6 +50,8 @@ interface Attempt {
   readonly scope: Scope.Closeable
   readonly child: RunChild
   readonly tree: RunTree
+  /** The leader is in the ledger. */
+  readonly noted: Deferred.Deferred<void>
   /** The leader has left. */
   left: boolean
 }
@@ -66,6 +69,9 @@ const spawnError = (problem: Extract<ExitReason, { _tag: "spawn-error" }>["probl
   problem,
   detail
 })
+
+/** A database that is busy for longer is another's; the output waits in the terminal meanwhile. */
+const noteTimeoutMs = 2_000
 
 const noTree: TreeEnd = { extinction: { proven: true, survivors: [] }, survivors: [] }
 
@@ -110,7 +116,7 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
       )
     const leader = { pid: child.pid, startToken: yield* startTokenOf(child, options.identities) }
     const tree: RunTree = { runId, leader, mark: child.mark, cgroup: options.cgroup, kin: new Map() }
-    attempt = { scope: attemptScope, child, tree, left: false }
+    attempt = { scope: attemptScope, child, tree, noted: Deferred.makeUnsafe<void>(), left: false }
     return { attempt, output }
   })
 
@@ -138,7 +144,9 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
       const { child, tree } = attempt
       heardAt = toldAt = Number.NEGATIVE_INFINITY
       yield* self.tell({ _tag: "Spawned", leader: tree.leader!, at: yield* monotonicMs })
-      const pumping = yield* Effect.forkIn(pump(attempt, output, self), attempt.scope)
+      // Whoever has seen a run's output has seen one that the ledger knows to have begun.
+      const noted = Effect.timeoutOption(Deferred.await(attempt.noted), noteTimeoutMs)
+      const pumping = yield* Effect.forkIn(Effect.andThen(noted, pump(attempt, output, self)), attempt.scope)
       yield* Effect.forkIn(
         Effect.gen(function* () {
           yield* child.reaped
@@ -200,7 +208,10 @@ export const makeRunLife = (options: RunLifeOptions): RunLife => {
       case "Spawn":
         return inBackground(start(self))
       case "NoteLeader":
-        return options.noteLeader(action.leader, action.attempt)
+        return Effect.ensuring(
+          options.noteLeader(action.leader, action.attempt),
+          Effect.sync(() => attempt !== null && Deferred.doneUnsafe(attempt.noted, Effect.void))
+        )
       case "Ask":
         return inBackground(
           Effect.flatMap(hands, (hands) => (attempt === null ? Effect.void : askTree(attempt.tree, hands)))
