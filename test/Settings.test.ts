@@ -40,6 +40,7 @@ describe("Settings", () => {
       },
       hook: {
         timeoutMs: 30_000,
+        decisionTimeoutMs: 30_000,
         client: null,
         clientDirectory: "/dist",
         lateGraceMs: 10_000,
@@ -60,6 +61,7 @@ describe("Settings", () => {
         stateLookMs: 250,
         intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
       },
+      approvals: { expireMs: 900_000 },
       mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
       policy: { default: "allow", policies: defaultRules },
       directions: {},
@@ -78,6 +80,7 @@ describe("Settings", () => {
         bridges: "/tmp/holdfast-1000/bridges",
         config: configPath,
         database: "/home/u/.local/state/holdfast/holdfast.db",
+        auditHead: "/home/u/.local/state/holdfast/audit.head",
         controlSocket: "",
         hookSocket: "/tmp/holdfast-1000/hooks-ABCDEFGHIJKL.sock",
         codexSocket: "/tmp/holdfast-1000/codex-INSTANCE-NAME.sock"
@@ -240,6 +243,7 @@ describe("Settings", () => {
       "policy.policies[0].timeoutMs: Expected a value between 1 and 600000"
     ],
     [`{"directions":{"pre_tool_us":"open"}}`, "directions.pre_tool_us: unknown key"],
+    [`{"approvals":{"holdSeconds":0}}`, "approvals.holdSeconds: Expected a value between 1 and 86400"],
     [`{"a":1,"b":2}`, "a: unknown key; b: unknown key"],
     [`{"__proto__":{"logLevel":"debug"}}`, "__proto__: unknown key"]
   ])("the file %s is refused: %s", (text, problem) => {

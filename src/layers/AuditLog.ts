@@ -11,23 +11,37 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as SqlClient from "effect/sql/SqlClient"
+import * as crypto from "node:crypto"
+import {
+  type AuditHead,
+  checkpointEvery,
+  type Checkpoint,
+  endCheck,
+  linkOf,
+  nextCheck,
+  startCheck
+} from "../services/AuditChain.ts"
 import {
   auditable,
   type AuditEntry,
   AuditLog,
+  AuditRecord,
   AuditRow,
   AuditUnavailable,
   maxTailRows
 } from "../services/AuditLog.ts"
+import { Settings } from "../services/Settings.ts"
+import { makeHead, readHead } from "./internal/auditHead.ts"
 
 export * from "../services/AuditLog.ts"
 
-/** Rows of one INSERT: about a quarter of a millisecond of event loop, and no more than 1,200 of SQLite's 32,766 values. */
+/** Rows of one INSERT: about a quarter of a millisecond of event loop, and no more than 1,300 of SQLite's 32,766 values. */
 const maxBatchRows = 64
 
 /** Callers beyond this many wait to be let into the queue. */
@@ -45,17 +59,38 @@ type Batch = Arr.NonEmptyReadonlyArray<Waiting>
 
 export const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
+  const { paths } = yield* Settings
   const appended = yield* Effect.acquireRelease(PubSub.sliding<AuditRow>(maxUnreadRows), PubSub.shutdown)
   const waiting = yield* Queue.bounded<Waiting, Cause.Done>(maxWaitingRows)
 
+  const head = yield* Effect.option(makeHead(paths.auditHead))
+  if (Option.isNone(head))
+    yield* Effect.logWarning(
+      "the head of the audit log cannot be kept, so that a cut end would not show"
+    ).pipe(Effect.annotateLogs({ file: paths.auditHead }))
+  /** The last row that is in the database; null: it has to be looked up. */
+  let last: AuditHead | null = null
+
   const insert = Effect.fnUntraced(function* (batch: Batch) {
-    // SQLite numbers the rows of one VALUES list in their order; the order of RETURNING it leaves open.
-    const returned = yield* sql.unsafe<{ readonly seq: number }>(
+    const before: AuditHead = last ?? (yield* endOf(sql))
+    last = null
+    let end = before
+    const linked = batch.map(({ row }) => {
+      const numbered: AuditRow = { ...row, seq: end.seq + 1 }
+      end = { seq: numbered.seq, rows: end.rows + 1, hash: linkOf(sha256, end.hash, numbered) }
+      return { row: numbered, hash: end.hash }
+    })
+    yield* sql.unsafe(
       insertOf(batch.length),
-      batch.flatMap(({ row }) => toColumns(row))
+      linked.flatMap(({ row, hash }) => toColumns(row, hash))
     )
-    const seqs = returned.map(({ seq }) => seq).toSorted((a, b) => a - b)
-    return batch.map(({ row }, index): AuditRow => ({ ...row, seq: seqs[index]! }))
+    for (const { row, hash } of linked)
+      // The rows are there; one checkpoint less is less to compare with, and no reason to refuse a call.
+      if (row.seq % checkpointEvery === 0)
+        yield* Effect.ignore(sql`INSERT INTO audit_checkpoints (seq, hash) VALUES (${row.seq}, ${hash})`)
+    if (Option.isSome(head)) head.value(end)
+    last = end
+    return linked.map(({ row }) => row)
   })
 
   const settle = Effect.fnUntraced(function* (batch: Batch) {
@@ -95,10 +130,48 @@ export const make = Effect.gen(function* () {
   const tail = Effect.fn("AuditLog.tail")(function* (limit: number) {
     const count = Math.max(0, Math.min(Math.trunc(limit), maxTailRows))
     const rows = yield* sql`SELECT * FROM audit ORDER BY seq DESC LIMIT ${count}`
-    return (yield* decodeRows(rows.map(fromColumns))).toReversed()
+    return (yield* decodeRecords(rows.map(fromColumns))).map(rowOf).toReversed()
   }, Effect.mapError(unavailable))
 
-  return AuditLog.of({ append, tail, live: Stream.fromPubSub(appended) })
+  const decided = Effect.fn("AuditLog.decided")(function* (relayId: string, callId: string, event: string) {
+    const rows = yield* sql`SELECT * FROM audit
+      WHERE relay_id = ${relayId} AND call_id = ${callId} AND source = 'hook' AND event = ${event}
+      ORDER BY seq LIMIT 1`
+    const [record] = yield* decodeRecords(rows.map(fromColumns))
+    return record === undefined ? null : rowOf(record)
+  }, Effect.mapError(unavailable))
+
+  const find = Effect.fn("AuditLog.find")(function* (seq: number) {
+    const rows = yield* sql`SELECT * FROM audit WHERE seq = ${seq}`
+    return (yield* decodeRecords(rows.map(fromColumns)))[0] ?? null
+  }, Effect.mapError(unavailable))
+
+  const verify = Effect.gen(function* () {
+    // Before the rows: what is appended meanwhile is behind it.
+    const kept = readHead(paths.auditHead)
+    const checkpoints = yield* sql<Checkpoint>`SELECT seq, hash FROM audit_checkpoints ORDER BY seq`
+    const noted = new Set([...checkpoints.map(({ seq }) => seq), ...(kept === null ? [] : [kept.seq])])
+    const stored = new Map<number, string | null>()
+    const check = yield* Stream.runFold(
+      pages(sql),
+      () => startCheck,
+      (check, record) => {
+        if (noted.has(record.seq)) stored.set(record.seq, record.hash)
+        return nextCheck(sha256, check, { row: rowOf(record), hash: record.hash })
+      }
+    )
+    return endCheck(check, kept, checkpoints, (seq) => stored.get(seq) ?? null)
+  }).pipe(Effect.mapError(unavailable), Effect.withSpan("AuditLog.verify"))
+
+  return AuditLog.of({
+    append,
+    tail,
+    decided,
+    find,
+    all: pages(sql),
+    verify,
+    live: Stream.fromPubSub(appended)
+  })
 })
 
 export const layer = Layer.effect(AuditLog, make)
@@ -113,19 +186,53 @@ const insertOf = (rows: number): string => {
   const known = inserts.get(rows)
   if (known !== undefined) return known
   const row = `(${columns.map(() => "?").join(", ")})`
-  const text = `INSERT INTO audit (${columns.join(", ")}) VALUES ${Array.from({ length: rows }, () => row).join(", ")} RETURNING seq`
+  const text = `INSERT INTO audit (${columns.join(", ")}) VALUES ${Array.from({ length: rows }, () => row).join(", ")}`
   inserts.set(rows, text)
   return text
 }
 
-const unavailable = (cause: unknown): AuditUnavailable => new AuditUnavailable({ cause })
+const unavailable = (cause: unknown): AuditUnavailable =>
+  cause instanceof AuditUnavailable ? cause : new AuditUnavailable({ cause })
 
-const decodeRows = Schema.decodeUnknownEffect(
-  Schema.Array(Schema.Struct({ ...AuditRow.fields, votes: Schema.fromJsonString(AuditRow.fields.votes) }))
+const decodeRecords = Schema.decodeUnknownEffect(
+  Schema.Array(Schema.Struct({ ...AuditRecord.fields, votes: Schema.fromJsonString(AuditRow.fields.votes) }))
 )
+
+const rowOf = ({ hash: _hash, ...row }: AuditRecord): AuditRow => row
+
+/** Rows that are read at once: a few milliseconds. */
+const pageRows = 500
+
+/** All rows, a page at a time, by their numbers. */
+const pages = (sql: SqlClient.SqlClient) =>
+  Stream.paginate(0, (after: number) =>
+    Effect.gen(function* () {
+      const found = yield* sql`SELECT * FROM audit WHERE seq > ${after} ORDER BY seq LIMIT ${pageRows}`
+      const records = yield* decodeRecords(found.map(fromColumns))
+      const next = records.length < pageRows ? Option.none<number>() : Option.some(records.at(-1)!.seq)
+      return [records, next] as const
+    }).pipe(Effect.mapError(unavailable))
+  )
+
+const sha256 = (text: string): string => crypto.hash("sha256", text, "base64url")
+
+/** The last row, as it is in the database; rows from before the chain are linked here, once. */
+const endOf = Effect.fnUntraced(function* (sql: SqlClient.SqlClient) {
+  const [found] = yield* sql<{ readonly seq: number; readonly hash: string | null; readonly rows: number }>`
+    SELECT seq, hash, (SELECT count(*) FROM audit) AS rows FROM audit ORDER BY seq DESC LIMIT 1`
+  if (found === undefined) return startCheck.last
+  if (found.hash !== null) return { seq: found.seq, rows: found.rows, hash: found.hash }
+  const check = yield* Stream.runFold(
+    pages(sql),
+    () => startCheck,
+    (check, record) => nextCheck(sha256, check, { row: rowOf(record), hash: record.hash })
+  )
+  return check.last
+})
 
 /** In the order of `toColumns`. */
 const columns = [
+  "seq",
   "at",
   "epoch",
   "relay_id",
@@ -143,10 +250,12 @@ const columns = [
   "policy",
   "reason",
   "votes",
-  "took_ms"
+  "took_ms",
+  "hash"
 ]
 
-const toColumns = (row: Omit<AuditRow, "seq">): ReadonlyArray<unknown> => [
+const toColumns = (row: AuditRow, hash: string): ReadonlyArray<unknown> => [
+  row.seq,
   row.at,
   row.epoch,
   row.relayId,
@@ -164,7 +273,8 @@ const toColumns = (row: Omit<AuditRow, "seq">): ReadonlyArray<unknown> => [
   row.policy,
   row.reason,
   JSON.stringify(row.votes),
-  row.tookMs
+  row.tookMs,
+  hash
 ]
 
 const fromColumns = (columns: Readonly<Record<string, unknown>>) => ({
@@ -186,5 +296,6 @@ const fromColumns = (columns: Readonly<Record<string, unknown>>) => ({
   policy: columns["policy"],
   reason: columns["reason"],
   votes: columns["votes"],
-  tookMs: columns["took_ms"]
+  tookMs: columns["took_ms"],
+  hash: columns["hash"]
 })

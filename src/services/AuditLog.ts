@@ -8,6 +8,7 @@ import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as Stream from "effect/Stream"
+import type { AuditVerification } from "./AuditChain.ts"
 import { HookEventName } from "./HookEvent.ts"
 import { Vote } from "./Policy.ts"
 import { redact } from "./Redaction.ts"
@@ -43,6 +44,10 @@ export type AuditEntry = typeof AuditEntry.Type
 export const AuditRow = Schema.Struct({ ...AuditEntry.fields, seq: Schema.Int, at: Schema.Finite })
 export type AuditRow = typeof AuditRow.Type
 
+/** As it is exported: with its link of the chain, which rows of the first versions do not have. */
+export const AuditRecord = Schema.Struct({ ...AuditRow.fields, hash: Schema.NullOr(Schema.String) })
+export type AuditRecord = typeof AuditRecord.Type
+
 /** 512 characters show a command whole in nearly every case and bound the row. */
 export const maxSubjectLength = 512
 
@@ -52,10 +57,11 @@ export const maxReasonLength = 512
 /** Sixteen times what is kept: masks shorten the text, and a command of megabytes need not be read to its end. */
 const maxRedactedLength = 16 * maxSubjectLength
 
-const shown = (text: string, limit: number): string =>
+/** Text of others as it may be kept: redacted first and cut then, so that no cut lets half a credential through. */
+export const shown = (text: string, limit: number): string =>
   redact(text.slice(0, maxRedactedLength)).slice(0, limit).toWellFormed()
 
-/** The entry as it is written: redacted first and cut then, so that no cut lets half a credential through. */
+/** The entry as it is written. */
 export const auditable = (entry: AuditEntry): AuditEntry => ({
   ...entry,
   subject: shown(entry.subject, maxSubjectLength),
@@ -83,6 +89,18 @@ export class AuditLog extends Context.Service<
     readonly append: (entry: AuditEntry) => Effect.Effect<AuditRow, AuditUnavailable>
     /** The last `limit` rows, at most `maxTailRows`, oldest first. */
     readonly tail: (limit: number) => Effect.Effect<ReadonlyArray<AuditRow>, AuditUnavailable>
+    /** What a hook of this relay was first told about a call; null when it was told nothing. */
+    readonly decided: (
+      relayId: string,
+      callId: string,
+      event: HookEventName
+    ) => Effect.Effect<AuditRow | null, AuditUnavailable>
+    /** One row by its number; null when there is none. */
+    readonly find: (seq: number) => Effect.Effect<AuditRecord | null, AuditUnavailable>
+    /** All of it, oldest first, as it is when each piece of it is read. */
+    readonly all: Stream.Stream<AuditRecord, AuditUnavailable>
+    /** Reads all of it again, and compares. */
+    readonly verify: Effect.Effect<AuditVerification, AuditUnavailable>
     /** Rows appended from now on. A reader that falls behind loses the oldest, never slows a decision. */
     readonly live: Stream.Stream<AuditRow>
   }

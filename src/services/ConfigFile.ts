@@ -5,7 +5,7 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
-import { Direction, HookEventName } from "./HookEvent.ts"
+import { DirectionOverride, HookEventName } from "./HookEvent.ts"
 import { ModulePolicy, PolicyConfig, Rule } from "./Policy.ts"
 
 /** The sandboxes of Codex, loosest last; `-c` may only tighten. */
@@ -64,9 +64,17 @@ export const ConfigFile = Schema.Struct({
       )
     })
   ),
+  approvals: Schema.optionalKey(
+    Schema.Struct({
+      /** How long an approval can be answered; then it is a deny. */
+      expireSeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 }))),
+      /** How long a hook waits for a person, where a policy may ask. */
+      holdSeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 })))
+    })
+  ),
   policy: Schema.optionalKey(PolicyConfig),
-  /** Which way an event falls when nobody can decide; absent = closed for pre_tool_use and permission_request. */
-  directions: Schema.optionalKey(Schema.Record(HookEventName, Schema.optionalKey(Direction))),
+  /** Which way an event falls when nobody can decide, by cause where that is given; absent = closed for pre_tool_use and permission_request. */
+  directions: Schema.optionalKey(Schema.Record(HookEventName, Schema.optionalKey(DirectionOverride))),
   logLevel: Schema.optionalKey(LogLevel)
 })
 export type ConfigFile = typeof ConfigFile.Type
@@ -83,6 +91,8 @@ export const environmentOf = {
   "hook.client": "HOLDFAST_HOOK_CLIENT",
   "turn.timeoutSeconds": "HOLDFAST_TURN_TIMEOUT_SECONDS",
   "turn.providerTimeoutSeconds": "HOLDFAST_TURN_PROVIDER_TIMEOUT_SECONDS",
+  "approvals.expireSeconds": "HOLDFAST_APPROVALS_EXPIRE_SECONDS",
+  "approvals.holdSeconds": "HOLDFAST_APPROVALS_HOLD_SECONDS",
   policy: "HOLDFAST_POLICY",
   directions: "HOLDFAST_DIRECTIONS",
   logLevel: "HOLDFAST_LOG_LEVEL"
@@ -114,6 +124,8 @@ const environmentParsers: Record<keyof typeof environmentOf, (text: string) => u
   "hook.client": text,
   "turn.timeoutSeconds": number,
   "turn.providerTimeoutSeconds": number,
+  "approvals.expireSeconds": number,
+  "approvals.holdSeconds": number,
   policy: json,
   directions: json,
   logLevel: text

@@ -84,6 +84,30 @@ export const migrations: ReadonlyArray<Migration> = [
         cwd TEXT NOT NULL, terms TEXT NOT NULL, started_at REAL NOT NULL, deadline REAL NOT NULL
       ) STRICT`
     ]
+  },
+  {
+    name: "0006_approvals",
+    statements: [
+      `CREATE TABLE approvals (
+        approval_id TEXT PRIMARY KEY, relay_id TEXT NOT NULL, call_key TEXT NOT NULL, state TEXT NOT NULL,
+        created_at REAL NOT NULL, live_until REAL NOT NULL, body TEXT NOT NULL
+      ) STRICT`,
+      "CREATE INDEX approvals_of_call ON approvals (call_key, created_at)",
+      "CREATE INDEX approvals_of_relay ON approvals (relay_id, created_at)",
+      "CREATE INDEX approvals_live ON approvals (state, live_until)"
+    ]
+  },
+  {
+    name: "0007_audit_chain",
+    statements: [
+      // Null in every older row, which cannot be changed any more: the first link holds them.
+      "ALTER TABLE audit ADD COLUMN hash TEXT",
+      // A hook that comes back after a restart is told what it was told before.
+      "CREATE INDEX audit_of_call ON audit (relay_id, call_id)",
+      `CREATE TABLE audit_checkpoints (seq INTEGER PRIMARY KEY, hash TEXT NOT NULL) STRICT`,
+      `CREATE TRIGGER audit_checkpoints_stay_update BEFORE UPDATE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`,
+      `CREATE TRIGGER audit_checkpoints_stay_delete BEFORE DELETE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`
+    ]
   }
 ]
 

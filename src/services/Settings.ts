@@ -20,6 +20,8 @@ export interface Paths {
   readonly bridges: string
   readonly config: string
   readonly database: string
+  /** Where the audit log ends, kept apart from it. */
+  readonly auditHead: string
   /** One per state directory, so that two gateways can share a runtime directory. */
   readonly controlSocket: string
   /** One per epoch: a stale file is never in the way of a new gateway. */
@@ -74,6 +76,7 @@ export const pathsIn = ({ state, runtime, config }: Pick<Paths, "state" | "runti
     bridges: `${runtime}/bridges`,
     config,
     database: `${state}/holdfast.db`,
+    auditHead: `${state}/audit.head`,
     controlSocket: `${runtime}/control-${instance}.sock`,
     hookSocket: (epoch) => `${runtime}/hooks-${epoch.slice(-12)}.sock`,
     codexSocket: (name) => `${runtime}/codex-${instance}-${name}.sock`
@@ -105,6 +108,8 @@ export interface SettingsShape {
   }
   readonly hook: {
     readonly timeoutMs: number
+    /** Of the events before which an agent waits: a person may have to answer them. */
+    readonly decisionTimeoutMs: number
     readonly client: "perl" | "nc" | "curl" | "node" | null
     /** Where hookRelay.pl, hookRelay.sh and hookRelay.cjs lie: the package's dist directory. */
     readonly clientDirectory: string
@@ -144,6 +149,7 @@ export interface SettingsShape {
     readonly stateLookMs: number
     readonly intensity: Intensity
   }
+  readonly approvals: { readonly expireMs: number }
   readonly mark: { readonly killGraceMs: number; readonly sweepTimeoutMs: number }
   readonly policy: PolicyConfig
   readonly directions: NonNullable<ConfigFile["directions"]>
@@ -162,6 +168,7 @@ export const resolve = (
   const paths = resolvePaths(surroundings)
   return Result.map(readConfig(paths.config, configText, surroundings.env), (config): SettingsShape => ({
     ...defaults(paths),
+    approvals: { expireMs: (config.approvals?.expireSeconds ?? 900) * 1000 },
     environment: surroundings.env,
     codex: {
       command: config.codex?.command ?? null,
@@ -172,7 +179,7 @@ export const resolve = (
     hook: {
       ...defaults(paths).hook,
       clientDirectory: surroundings.clientDirectory,
-      timeoutMs: (config.hook?.timeoutSeconds ?? 30) * 1000,
+      ...hookTimeouts(config),
       client: config.hook?.client ?? null
     },
     appServer: {
@@ -190,12 +197,24 @@ export const resolve = (
   }))
 }
 
+/** A rule that asks is in the config; what a module says, nobody knows before. */
+const mayAsk = ({ policy }: ConfigFile): boolean =>
+  (policy?.policies ?? []).some((one) => "module" in one || one.verdict === "ask")
+
+/** Where nobody is ever asked, a gateway that hangs costs an agent no more than an answer may take. */
+const hookTimeouts = (config: ConfigFile): Pick<SettingsShape["hook"], "timeoutMs" | "decisionTimeoutMs"> => {
+  const timeoutMs = (config.hook?.timeoutSeconds ?? 30) * 1000
+  const holdMs = (config.approvals?.holdSeconds ?? 300) * 1000
+  return { timeoutMs, decisionTimeoutMs: mayAsk(config) ? Math.max(timeoutMs, holdMs) : timeoutMs }
+}
+
 const defaults = (paths: Paths): SettingsShape => ({
   paths,
   environment: {},
   codex: { command: null, home: `${paths.state}/codex`, sandbox: "workspace-write", passEnv: [] },
   hook: {
     timeoutMs: 30_000,
+    decisionTimeoutMs: 30_000,
     client: null,
     clientDirectory: "/nonexistent",
     lateGraceMs: 10_000,
@@ -216,6 +235,7 @@ const defaults = (paths: Paths): SettingsShape => ({
     stateLookMs: 250,
     intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
   },
+  approvals: { expireMs: 900_000 },
   mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
   policy: { default: "allow", policies: defaultRules },
   directions: {},
