@@ -104,5 +104,9 @@ describe("HookRelay", () => {
         `${call} 'open' '29000' || exit 0`
       ]
     )
+    assert.include(
+      hookCommand({ ...options, direction: "closed", except: ["timeout", "refused"] }),
+      `${call} 'closed:timeout:refused' '29000' || { echo`
+    )
   })
 })

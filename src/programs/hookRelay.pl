@@ -44,8 +44,8 @@ binmode STDOUT;
 # A provider may close our stdout, a gateway its socket: both are answers to look at, not reasons to die.
 $SIG{PIPE} = 'IGNORE';
 
-(@ARGV == 4 || (@ARGV == 5 && $ARGV[4] eq 'wait')) && $ARGV[1] =~ /\A[a-z_]+\z/ && $ARGV[2] =~ /\A(?:closed|open)\z/ && $ARGV[3] =~ /\A[0-9]{1,9}\z/
-  or leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS [wait]\n");
+(@ARGV == 4 || (@ARGV == 5 && $ARGV[4] eq 'wait')) && $ARGV[1] =~ /\A[a-z_]+\z/ && $ARGV[2] =~ /\A(?:closed|open)(?::[a-z-]+)*\z/ && $ARGV[3] =~ /\A[0-9]{1,9}\z/
+  or leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open[:CAUSE...] DEADLINE_MS [wait]\n");
 my ($record_path, $event, $direction, $deadline_ms, $wait) = @ARGV;
 
 # An unexpected death must not pick its own exit status: perl's `die` would take errno, and 2 is a provider's "deny".
@@ -63,7 +63,10 @@ sub left { return $started + $deadline_ms - now() }
 sub fail {
   my ($cause) = @_;
   my $reason = "Holdfast: $explain{$cause} [$cause]";
-  leave(0, '') if $direction eq 'open';
+  my ($way, @except) = split /:/, $direction;
+  my $open = $way eq 'open';
+  $open = !$open if grep { $_ eq $cause } @except;
+  leave(0, '') if $open;
   if ($event eq 'pre_tool_use') {
     say_all(qq({"hookSpecificOutput":{"hookEventName":"PreToolUse","permissionDecision":"deny","permissionDecisionReason":"$reason"}}));
   }

@@ -160,7 +160,11 @@ ask() {
 # The half that answers: the only one that writes to stdout, so that a late answer cannot follow a refusal.
 
 fail() {
-  [ "$direction" = closed ] || exit 0
+  way=${direction%%:*}
+  case $direction: in
+    *:"$1":*) if [ "$way" = closed ]; then way=open; else way=closed; fi ;;
+  esac
+  [ "$way" = closed ] || exit 0
   case $1 in
     not-found) reason="no relay record was found; is \`holdfast up\` running and the run still open?" ;;
     stale-generation) reason="the relay was replaced by a newer one; start the agent's turn again" ;;
@@ -197,11 +201,15 @@ usable=
 if [ $# -eq 6 ] || [ "$#$7" = 7wait ]; then
   case $1 in nc | curl) usable=yes ;; esac
   case $4 in '' | *[!a-z_]*) usable= ;; esac
-  case $5 in closed | open) ;; *) usable= ;; esac
+  case $5 in
+    *[!a-z:-]*) usable= ;;
+    closed | open | closed:* | open:*) ;;
+    *) usable= ;;
+  esac
   case $6 in '' | 0* | *[!0-9]* | ??????????*) usable= ;; esac
 fi
 [ "$usable" ] || {
-  echo "Holdfast: usage: hookRelay nc|curl TOOL RECORD EVENT closed|open DEADLINE_MS [wait]" >&2
+  echo "Holdfast: usage: hookRelay nc|curl TOOL RECORD EVENT closed|open[:CAUSE...] DEADLINE_MS [wait]" >&2
   exit 64
 }
 event=$4 direction=$5

@@ -68,7 +68,9 @@ const sayAll = (bytes: Buffer): never => {
 }
 
 const fail = (cause: Cause): never => {
-  const answer = failureAnswer(event as Event, direction as "closed" | "open", cause)
+  const [way, ...except] = direction!.split(":")
+  const closed = (way === "closed") !== except.includes(cause)
+  const answer = failureAnswer(event as Event, closed ? "closed" : "open", cause)
   return answer.exitCode === 0 ? sayAll(Buffer.from(answer.stdout)) : leave(answer.exitCode, answer.stderr)
 }
 
@@ -210,10 +212,10 @@ const ask = (payload: Buffer, accepted: boolean): void =>
 if (
   (process.argv.length !== 6 && (process.argv.length !== 7 || wait !== "wait")) ||
   !(hookEventNames as ReadonlyArray<string | undefined>).includes(event) ||
-  !/^(?:closed|open)$/.test(direction ?? "") ||
+  !/^(?:closed|open)(?::[a-z-]+)*$/.test(direction ?? "") ||
   !/^[0-9]{1,9}$/.test(deadlineMs ?? "")
 )
-  leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open DEADLINE_MS [wait]\n")
+  leave(64, "Holdfast: usage: hookRelay RECORD EVENT closed|open[:CAUSE...] DEADLINE_MS [wait]\n")
 
 // Node's own start counts too: the provider's clock began before it.
 setTimeout(() => fail("timeout"), Math.max(0, Number(deadlineMs) - aliveMs()))

@@ -61,10 +61,54 @@ export type FailureCause = typeof FailureCause.Type
 export const defaultDirection = (event: HookEventName): Direction =>
   event === "pre_tool_use" || event === "permission_request" ? "closed" : "open"
 
-export type DirectionOverrides = Readonly<Partial<Record<HookEventName, Direction>>>
+/** One direction for an event whatever the cause, or one for each cause that is named. */
+export const DirectionOverride = Schema.Union([
+  Direction,
+  Schema.Record(FailureCause, Schema.optionalKey(Direction))
+])
+export type DirectionOverride = typeof DirectionOverride.Type
 
-/** The direction of an event: the operator's override, else the default. */
-export const directionFor = (overrides: DirectionOverrides, event: HookEventName): Direction =>
-  overrides[event] ?? defaultDirection(event)
+export type DirectionOverrides = Readonly<Partial<Record<HookEventName, DirectionOverride>>>
+
+/**
+ * The direction of an event and a cause: the operator's override, else the default. Without a cause: where the client itself
+ * could not run, or could not say why.
+ */
+export const directionFor = (
+  overrides: DirectionOverrides,
+  event: HookEventName,
+  cause: FailureCause | null = null
+): Direction => {
+  const override = overrides[event]
+  if (typeof override === "string") return override
+  return (cause === null ? undefined : override?.[cause]) ?? defaultDirection(event)
+}
+
+const opposite = { closed: "open", open: "closed" } as const
+
+/** A row of the table event x cause: what an event comes to, and the causes that fall the other way. */
+export interface EventDirection {
+  readonly event: HookEventName
+  readonly direction: Direction
+  readonly except: ReadonlyArray<FailureCause>
+}
+
+export const eventDirection = (overrides: DirectionOverrides, event: HookEventName): EventDirection => {
+  const direction = directionFor(overrides, event)
+  const except = failureCauses.filter((cause) => directionFor(overrides, event, cause) !== direction)
+  return { event, direction, except }
+}
+
+/** The whole table: each event, and for each cause where it falls. */
+export const directionTable = (
+  overrides: DirectionOverrides
+): ReadonlyArray<EventDirection & { readonly causes: Readonly<Record<FailureCause, Direction>> }> =>
+  hookEventNames.map((event) => {
+    const { direction, except } = eventDirection(overrides, event)
+    const causes = Object.fromEntries(
+      failureCauses.map((cause) => [cause, except.includes(cause) ? opposite[direction] : direction])
+    ) as Readonly<Record<FailureCause, Direction>>
+    return { event, direction, except, causes }
+  })
 
 export { explainCause } from "./HookWire.ts"

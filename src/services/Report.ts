@@ -5,6 +5,7 @@ import type { LeaseInfo, Retirement } from "./AppServerLease.ts"
 import type { AuditRow } from "./AuditLog.ts"
 import type { GatewayStatus } from "./Control.ts"
 import { adoptedNote, type Check, circuitRemedy } from "./Doctor.ts"
+import type { directionTable, FailureCause } from "./HookEvent.ts"
 import type { RelayInfo } from "./RelayRegistry.ts"
 import type { KeeperInfo } from "./Keeper.ts"
 import type { LeftBecause, Reconciled } from "./RunLedger.ts"
@@ -19,7 +20,8 @@ export const printable = (text: string): string => text.replace(controls, "\u{ff
 const cut = (line: string, width: number): string =>
   line.length > width ? `${line.slice(0, width - 1)}…` : line
 
-const oneLine = (text: string, width = 100): string => cut(printable(text).replace(/\s+/g, " ").trim(), width)
+export const oneLine = (text: string, width = 100): string =>
+  cut(printable(text).replace(/\s+/g, " ").trim(), width)
 
 /** Columns as wide as their widest cell; the last one is not padded. */
 export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
@@ -34,6 +36,22 @@ export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
         .trimEnd()
     )
     .join("\n")
+}
+
+/** The table event x cause: one line an event, one column a cause. */
+export const directions = (all: ReturnType<typeof directionTable>): string => {
+  const causes = Object.keys(all[0]?.causes ?? {}) as ReadonlyArray<FailureCause>
+  return [
+    "Where a hook falls when it gets no decision. The first column is for a client that could not run or say why.",
+    table([
+      ["event", "client", ...causes],
+      ...all.map(({ event, direction, causes: by }) => [
+        event,
+        direction,
+        ...causes.map((cause) => by[cause])
+      ])
+    ])
+  ].join("\n")
 }
 
 const childOf = (lease: LeaseInfo): string =>

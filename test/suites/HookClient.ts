@@ -242,6 +242,31 @@ export const suite = (name: string, argv: ReadonlyArray<string>, live: typeof it
       })
     )
 
+    live("lets a cause fall the other way where its direction says so, and no other", () =>
+      Effect.gen(function* () {
+        const { dir, run } = yield* scene(answers(503, ""))
+        const missing = (direction: string) => run({ direction, record: `${dir}/nothing` })
+        assert.deepStrictEqual(
+          yield* Effect.all([
+            run({ direction: "closed:timeout:refused" }),
+            missing("closed:timeout:refused"),
+            run({ direction: "open:not-found" }),
+            missing("open:not-found"),
+            run({ direction: "closed:not-found" }),
+            missing("closed:not")
+          ]),
+          [
+            said(""),
+            denied("not-found"),
+            said(""),
+            denied("not-found"),
+            denied("refused"),
+            denied("not-found")
+          ]
+        )
+      })
+    )
+
     live("gives up at its own deadline: on a silent gateway, half an answer, a stdin that stays open", () =>
       Effect.gen(function* () {
         const patientAsked = yield* Deferred.make<net.Socket>()

@@ -92,7 +92,8 @@ export interface Call {
   readonly argv: ReadonlyArray<string>
   readonly record: string
   readonly event?: HookEventName
-  readonly direction?: "closed" | "open"
+  /** With the causes that fall the other way behind it. */
+  readonly direction?: string
   readonly deadlineMs?: number
   readonly wait?: boolean
   /** Null leaves stdin open for ever. */
