@@ -7,6 +7,7 @@ import { make, Shutdown } from "../src/layers/ControlHandlers.ts"
 import { AgentDriver, type AgentEvent, type RunRequest } from "../src/services/AgentDriver.ts"
 import { AppServerLost } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
+import { Approvals } from "../src/services/Approvals.ts"
 import { AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
 import { HookClients } from "../src/services/HookClients.ts"
 import { Keeper } from "../src/services/Keeper.ts"
@@ -29,7 +30,8 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(AppServerLease, services.lease ?? {}),
     Layer.mock(AgentDriver, services.driver ?? {}),
     Layer.mock(RelayRegistry, { list: Effect.succeed([]) }),
-    Layer.mock(Policy, { loaded: [] }),
+    Layer.mock(Policy, { loaded: [], version: "1" }),
+    Layer.mock(Approvals, {}),
     Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),

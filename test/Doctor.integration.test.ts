@@ -25,6 +25,7 @@ interface Machine {
   readonly mark?: false
   readonly marked?: ReadonlyArray<Marked>
   readonly koffi?: false
+  readonly environment?: Readonly<Record<string, string>>
 }
 
 const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine = {}) {
@@ -58,7 +59,7 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
   const config = Layer.succeed(Settings, {
     ...settings,
     paths,
-    environment: { TMPDIR: home.tmp },
+    environment: { TMPDIR: home.tmp, ...machine.environment },
     codex: { ...settings.codex, home: machine.codexHome ?? home.codexHome },
     appServer: { connect: machine.connect ?? null, tokenFile: machine.tokenFile ?? null }
   })
@@ -68,8 +69,13 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
   )
 })
 
+/** Of what the machine of the test is, whoever's it is. */
+const aboutTheUser = "agents as your user"
+
 const statusOf = (checks: ReadonlyArray<Check>) =>
-  Object.fromEntries(checks.map(({ what, status }) => [what, status]))
+  Object.fromEntries(
+    checks.filter(({ what }) => what !== aboutTheUser).map(({ what, status }) => [what, status])
+  )
 
 const allOk: Readonly<Record<string, Check["status"]>> = {
   node: "ok",
@@ -91,6 +97,25 @@ const detailOf = (checks: ReadonlyArray<Check>, what: string) =>
   checks.find((check) => check.what === what)?.detail ?? ""
 
 describe("Doctor", () => {
+  it.live("says which ways past an approval are open to an agent of this user", () =>
+    Effect.gen(function* () {
+      const home = yield* makeHome
+      const tmux = path.join(home.tmp, `tmux-${process.getuid?.() ?? 0}`)
+      const way = `tmux servers of yours listen in ${tmux}`
+      const said = Effect.map(checksOf(home, { environment: { TMUX_TMPDIR: home.tmp } }), (checks) =>
+        checks.find(({ what }) => what === aboutTheUser)!
+      )
+      const before = yield* said
+      fs.mkdirSync(tmux)
+      const { status, detail, remedy } = yield* said
+      assert.deepStrictEqual(
+        { before: before.detail.includes(way), status, after: detail.includes(way) },
+        { before: false, status: "warn", after: true }
+      )
+      assert.include(remedy, "sandbox")
+    })
+  )
+
   it.live("finds a machine that has everything ok", () =>
     Effect.gen(function* () {
       assert.deepStrictEqual(statusOf(yield* checksOf(yield* makeHome)), allOk)

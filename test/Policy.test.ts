@@ -6,7 +6,7 @@ import { HookEventName } from "../src/services/HookEvent.ts"
 import {
   byPrecedence,
   compileRule,
-  type Decision,
+  type Judgement,
   fallbackFor,
   fold,
   maxSearchedLength,
@@ -49,11 +49,11 @@ const voicesOf = (list: typeof Voices.Type): ReadonlyArray<Voice> =>
     failed
   }))
 
-const outcome = { abstain: "allow", allow: "allow", rewrite: "rewrite", ask: "deny", deny: "deny" } as const
+const outcome = { abstain: "allow", allow: "allow", rewrite: "rewrite", ask: "ask", deny: "deny" } as const
 
 const runs = { arbitrary: { runs: 1_000, seed: 11 } }
 
-const verdictOf = ({ verdict: { _tag: tag } }: Pick<Decision, "verdict">) => tag
+const verdictOf = ({ verdict: { _tag: tag } }: Pick<Judgement, "verdict">) => tag
 
 const rewrite = (policy: string, priority: number, order: number): Voice => ({
   policy,
@@ -143,7 +143,7 @@ describe("Policy fold", () => {
     })
   })
 
-  it("an ask is a deny that says that approvals do not exist yet, and its vote stays an ask", () => {
+  it("an ask stays one: somebody else answers it", () => {
     const ask: Voice = {
       policy: "careful",
       priority: 0,
@@ -152,9 +152,9 @@ describe("Policy fold", () => {
       failed: null
     }
     assert.deepStrictEqual(fold([ask], fallback), {
-      verdict: { _tag: "deny" },
+      verdict: { _tag: "ask" },
       policy: "careful",
-      reason: "may I: this needs an approval, and approvals do not exist yet",
+      reason: "may I",
       votes: [{ policy: "careful", verdict: "ask", failed: null }]
     })
   })
@@ -390,9 +390,9 @@ describe("Policy rules", () => {
             votes: []
           },
           {
-            verdict: { _tag: "deny" },
+            verdict: { _tag: "ask" },
             policy: "infra",
-            reason: "infrastructure: this needs an approval, and approvals do not exist yet",
+            reason: "infrastructure",
             votes: [{ policy: "infra", verdict: "ask", failed: null }]
           },
           {

@@ -22,6 +22,7 @@ import {
   type RelaySpec,
   type RelayState
 } from "../src/services/RelayRegistry.ts"
+import { layerNobody } from "./support/Approvals.ts"
 import { layer as bridgeLayer } from "./support/BridgeStore.ts"
 import { layer as epochLayer } from "./support/Epoch.ts"
 
@@ -146,6 +147,7 @@ const gate = Deferred.makeUnsafe<void>()
 const thinking = Deferred.makeUnsafe<void>()
 const policy = Layer.succeed(Policy, {
   loaded: ["test"],
+  version: "1",
   decide: ({ call }) => {
     const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
       ? { _tag: "deny" }
@@ -160,7 +162,7 @@ const policy = Layer.succeed(Policy, {
 })
 
 const rows: Array<AuditRow> = []
-const audit = Layer.succeed(AuditLog, {
+const audit = Layer.mock(AuditLog, {
   append: (entry: AuditEntry) =>
     Effect.sync((): AuditRow => {
       const row = { ...entry, seq: rows.length + 1, at: 0 }
@@ -174,7 +176,9 @@ const clients = Layer.mock(HookClients, {
   best: { kind: "perl", argv: ["/usr/bin/perl", "/dist/hookRelay.pl"] }
 })
 const Relays = layer.pipe(
-  Layer.provideMerge(Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, audit, treeLayer))
+  Layer.provideMerge(
+    Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, audit, treeLayer, layerNobody)
+  )
 )
 
 const spec: RelaySpec = {

@@ -25,9 +25,10 @@ import {
 } from "../src/services/RelayRegistry.ts"
 import { Settings } from "../src/services/Settings.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
+import { layerNobody } from "./support/Approvals.ts"
 import { FakeBridgeStore, layer as bridgeLayer } from "./support/BridgeStore.ts"
 import { entry } from "./support/AuditLog.ts"
-import { layer as epochLayer } from "./support/Epoch.ts"
+import { layer as epochLayer, record } from "./support/Epoch.ts"
 
 const bash = (command: string): ToolCall => ({
   tool: "Bash",
@@ -69,6 +70,7 @@ const approval = (callId: string | null, call: ToolCall): ApprovalCall => ({
 /** Denies `rm`, rewrites `old` to `new`, thinks for ever about `think`, allows the rest. */
 const policy = Layer.succeed(Policy, {
   loaded: ["test"],
+  version: "1",
   decide: ({ call }) => {
     const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
       ? { _tag: "deny" }
@@ -86,8 +88,9 @@ const clients = Layer.succeed(HookClients, {
 })
 
 const rows: Array<string> = []
-const auditOf = (broken: boolean) =>
-  Layer.succeed(AuditLog, {
+const auditOf = (broken: boolean, before: AuditRow | null) =>
+  Layer.mock(AuditLog, {
+    decided: () => Effect.succeed(before),
     append: (entry: AuditEntry) =>
       broken
         ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
@@ -99,10 +102,18 @@ const auditOf = (broken: boolean) =>
     live: Stream.empty
   })
 
-const Relays = (broken = false) =>
+const Relays = (broken = false, before: AuditRow | null = null) =>
   layer.pipe(
     Layer.provideMerge(
-      Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, auditOf(broken), treeLayer)
+      Layer.mergeAll(
+        bridgeLayer(),
+        epochLayer(),
+        policy,
+        clients,
+        auditOf(broken, before),
+        treeLayer,
+        layerNobody
+      )
     )
   )
 
@@ -159,6 +170,31 @@ describe("RelayRegistry", () => {
         assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1"])
       }).pipe(Effect.provide(Relays()))
   )
+
+  for (const [what, over, told] of [
+    ["is told what the gateway before it told it, and nothing is written twice", {}, true],
+    ["is decided anew where that was another call", { subject: "rm -rf /" }, false],
+    ["is decided anew where it was rewritten, since no row says into what", { verdict: "rewrite" }, false],
+    ["is decided anew where this gateway's own row has its id", { epoch: record().epoch }, false]
+  ] as const) {
+    const before: AuditRow = { ...entry, seq: 1, at: 0, epoch: "earlier", verdict: "deny", ...over }
+    it.effect(`a hook that comes back after a restart ${what}`, () =>
+      Effect.gen(function* () {
+        const { result, rows } = yield* recorded(
+          Effect.gen(function* () {
+            const relay = yield* (yield* RelayRegistry).register(
+              spec({ generation: 2, leaving: Effect.succeed(false) })
+            )
+            return yield* relay.decide(event("call-1", bash("ls")), "hook")
+          })
+        )
+        assert.deepStrictEqual(
+          { verdict: result.verdict._tag, rows },
+          told ? { verdict: "deny", rows: [] } : { verdict: "allow", rows: ["hook allow call-1"] }
+        )
+      }).pipe(Effect.provide(Relays(false, before)), Effect.scoped)
+    )
+  }
 
   it.effect("whoever can read the record finds the relay, credentials and all", () =>
     Effect.gen(function* () {

@@ -43,11 +43,11 @@ const contractOf = (file: string): string | undefined =>
 const builtAt = (file: string): string => `./dist/library/${file.slice("src/".length, -".ts".length)}`
 
 /**
- * `effect/rpc/Rpc` and `RpcGroup` are words (schemas of questions and answers), so a service may name them; the
- * transports below `effect/rpc` stay in layers.
+ * `effect/rpc/Rpc`, `RpcGroup` and `RpcMiddleware` are words (schemas of questions and answers, and what has to be true of
+ * who asks), so a service may name them; the transports below `effect/rpc` stay in layers.
  */
 const mayImport: Record<string, RegExp> = {
-  "src/services": /^(effect\/(?!Layer$)[A-Z]\w*|effect\/rpc\/(Rpc|RpcGroup)|\.\/\w+\.ts)$/,
+  "src/services": /^(effect\/(?!Layer$)[A-Z]\w*|effect\/rpc\/(Rpc|RpcGroup|RpcMiddleware)|\.\/\w+\.ts)$/,
   "src/layers":
     /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|koffi|@xterm\/headless|smol-toml|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
   "src/programs":

@@ -203,7 +203,7 @@ const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
         openThread({
           server,
           commands: relay.commands,
-          hookTimeoutMs: settings.hook.timeoutMs,
+          hookTimeoutMs: settings.hook.decisionTimeoutMs,
           codexHome: settings.codex.home,
           cwd: request.cwd,
           thread,
@@ -235,7 +235,7 @@ const makeWith = Effect.fnUntraced(function* (keeping: Keeping | null) {
           generation: relay.generation,
           spawnedBy,
           cwd: request.cwd,
-          terms: { ...checked, commands: relay.commands, hookTimeoutMs: settings.hook.timeoutMs },
+          terms: { ...checked, commands: relay.commands, hookTimeoutMs: settings.hook.decisionTimeoutMs },
           leftMs: deadline - now
         })
         const start = { _tag: "prompt", prompt, begun: record } as const

@@ -5,11 +5,13 @@ import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { AgentDriver } from "../services/AgentDriver.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
+import { Approvals, isPending } from "../services/Approvals.ts"
 import { AuditLog, type AuditRow } from "../services/AuditLog.ts"
 import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
 import { Keeper } from "../services/Keeper.ts"
+import { Operator } from "../services/Operator.ts"
 import { Policy } from "../services/Policy.ts"
 import { RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings, version } from "../services/Settings.ts"
@@ -25,6 +27,7 @@ export const make = Effect.gen(function* () {
   const registry = yield* RelayRegistry
   const lease = yield* AppServerLease
   const audit = yield* AuditLog
+  const approvals = yield* Approvals
   const policy = yield* Policy
   const clients = yield* HookClients
   const driver = yield* AgentDriver
@@ -64,6 +67,23 @@ export const make = Effect.gen(function* () {
     Relays: () => registry.list,
     Leases: () => lease.list,
     ResetLeases: () => Effect.map(lease.reset, (closed) => ({ closed })),
+    ListApprovals: ({ live }) =>
+      Effect.gen(function* () {
+        return { approvals: yield* approvals.list(live), now: yield* Clock.currentTimeMillis }
+      }),
+    FindApproval: ({ ref }) => approvals.find(ref),
+    AnswerApproval: ({ ref, answer, note }) =>
+      Effect.flatMap(Operator, (operator) => approvals.answer(ref, answer, operator, note)),
+    RevokeApproval: ({ ref }) => approvals.revoke(ref),
+    // Subscribed first: what changes while the list is read is said twice rather than never.
+    WatchApprovals: () =>
+      Stream.unwrap(
+        Effect.gen(function* () {
+          const later = yield* Stream.toPubSub(approvals.changes, { capacity: 64, strategy: "sliding" })
+          const open = (yield* approvals.list(true)).filter(isPending).toReversed()
+          return Stream.concat(Stream.fromIterable(open), Stream.fromPubSub(later))
+        })
+      ),
     AuditTail: ({ limit, follow }) => {
       // Rows are numbered from 1: after an empty log everything is new.
       let last = 0
@@ -86,6 +106,9 @@ export const make = Effect.gen(function* () {
       })
       return Stream.mapError(follow ? Stream.concat(past, Stream.flattenIterable(later)) : past, refused)
     },
+    FindAuditRow: ({ seq }) => Effect.mapError(audit.find(seq), refused),
+    ExportAudit: () => Stream.mapError(audit.all, refused),
+    VerifyAudit: () => Effect.mapError(audit.verify, refused),
     OpenRelay: ({ provider, sessionId, events }) =>
       Stream.callback<OpenedRelay, ControlRefused>((queue) =>
         Effect.gen(function* () {

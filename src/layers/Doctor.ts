@@ -29,6 +29,7 @@ import {
   terminalCheck
 } from "./internal/containmentChecks.ts"
 import { effectiveUid, ensurePrivateDirectory } from "./internal/privateDirectory.ts"
+import { sameUserCheck } from "./internal/sameUserCheck.ts"
 
 export * from "../services/Doctor.ts"
 
@@ -188,7 +189,8 @@ export const make = Effect.gen(function* () {
         Effect.map(table, syscallsCheck),
         cgroupCheck,
         scopeCheck(environment),
-        terminalCheck
+        terminalCheck,
+        sameUserCheck(environment, codex.sandbox)
       ]),
       appServerChecks,
       (always, configured) => [...always, ...configured]

@@ -6,7 +6,8 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
-import { statSync } from "node:fs"
+import * as crypto from "node:crypto"
+import { readFileSync, statSync } from "node:fs"
 import { dirname, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import type { HookEvent } from "../services/HookEvent.ts"
@@ -58,7 +59,12 @@ export const make = Effect.gen(function* () {
     return fold([...ruleVoices(event), ...answers], fallbackFor(event, config.default))
   })
 
-  return Policy.of({ decide: modules.length === 0 ? ofRules : ofAll, loaded })
+  const version = crypto.hash(
+    "sha256",
+    JSON.stringify([config, modules.map(({ policy, digest }) => [policy, digest])]),
+    "base64url"
+  )
+  return Policy.of({ decide: modules.length === 0 ? ofRules : ofAll, loaded, version })
 })
 
 export const layer = Layer.effect(Policy, make)
@@ -69,14 +75,19 @@ const importTimeoutMs = 10_000
 interface LoadedModule extends Pick<Voice, "policy" | "priority" | "order"> {
   readonly timeoutMs: number
   readonly onFailure: NonNullable<ModulePolicy["onFailure"]>
+  /** Of its file; what that imports is not looked at. */
+  readonly digest: string
   readonly decide: (event: HookEvent, signal: AbortSignal) => unknown
 }
 
 const load = Effect.fnUntraced(function* (policy: ModulePolicy, order: number, directory: string) {
   const refused = (problem: string) => new PolicyLoadError({ policy: policy.module, problem })
   const path = resolve(directory, policy.module)
-  const problem = yield* Effect.try({
-    try: () => fileProblem(path),
+  const { problem, digest } = yield* Effect.try({
+    try: () => ({
+      problem: fileProblem(path),
+      digest: crypto.hash("sha256", readFileSync(path), "base64url")
+    }),
     catch: () => refused(`${path} cannot be read`)
   })
   if (problem !== null) return yield* refused(problem)
@@ -98,6 +109,7 @@ const load = Effect.fnUntraced(function* (policy: ModulePolicy, order: number, d
     return yield* refused("its default export is not { id?, decide(event) }")
   return {
     policy: id,
+    digest,
     priority: policy.priority ?? 0,
     order,
     timeoutMs: policy.timeoutMs ?? defaultModuleTimeoutMs,

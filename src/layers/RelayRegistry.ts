@@ -13,20 +13,19 @@ import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import * as crypto from "node:crypto"
-import { AuditLog, type AuditEntry, type AuditRow } from "../services/AuditLog.ts"
+import type { AuditRow } from "../services/AuditLog.ts"
 import type { Actor } from "../services/Actor.ts"
 import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
-import { directionFor, type HookEvent, type HookEventName } from "../services/HookEvent.ts"
-import { settle, timeoutSeconds } from "../services/HookProviderCodex.ts"
-import { hookCommand } from "../services/HookRelay.ts"
-import { type Decision, Policy } from "../services/Policy.ts"
+import { eventDirection, type HookEventName } from "../services/HookEvent.ts"
+import { timeoutSeconds } from "../services/HookProviderCodex.ts"
+import { configuredTimeoutMs, hookCommand } from "../services/HookRelay.ts"
+import type { Decision } from "../services/Policy.ts"
 import {
   type ApprovalCall,
   FenceNotRaised,
   initialRelay,
-  type Kept,
   maxRelays,
   nextRelay,
   type Fenced,
@@ -43,17 +42,8 @@ import {
 } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
-import {
-  digestOf,
-  fenceDenies,
-  inheritedOf,
-  isUnseen,
-  keptOf,
-  rememberedOf,
-  subjectOf,
-  unanswered,
-  unseenPatch
-} from "./internal/relayCall.ts"
+import { makeDeciding } from "./internal/relayDecide.ts"
+import { digestOf, inheritedOf, isUnseen, unseenPatch } from "./internal/relayCall.ts"
 
 export * from "../services/RelayRegistry.ts"
 
@@ -128,8 +118,7 @@ const approveWith =
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
   const bridges = yield* BridgeStore
-  const policy = yield* Policy
-  const audit = yield* AuditLog
+  const { decideFor, incidentFor } = yield* makeDeciding
   const clients = yield* HookClients
   const { current } = yield* Epoch
   const supervisor = yield* (yield* SupervisionTree).supervisor("relays")
@@ -162,105 +151,12 @@ export const make = Effect.gen(function* () {
         hookCommand({
           client: clients.best,
           recordPath,
-          event,
-          direction: directionFor(settings.directions, event),
+          ...eventDirection(settings.directions, event),
           waits: spec.leaving !== undefined,
-          providerTimeoutMs: timeoutSeconds(event, settings.hook.timeoutMs) * 1000
+          providerTimeoutMs: timeoutSeconds(event, configuredTimeoutMs(settings.hook, event)) * 1000
         })
       ])
     )
-
-  const decideFor =
-    (
-      relayId: string,
-      spec: RelaySpec,
-      rows: Queue.Queue<AuditRow>,
-      actor: Actor<RelayState, RelayEvent>
-    ): Relay["decide"] =>
-    (asked, source) =>
-      Effect.gen(function* () {
-        const event: HookEvent = { ...asked, spawnedBy: spec.spawnedBy ?? null }
-        const begun = (yield* actor.state).fence.raised
-        const startedAt = yield* Clock.currentTimeNanos
-        const record = Effect.fnUntraced(function* (decision: Decision) {
-          const entry: AuditEntry = {
-            epoch: current.epoch,
-            relayId,
-            runId: spec.runId,
-            provider: event.provider,
-            source,
-            event: event.event,
-            sessionId: event.sessionId,
-            agentId: event.agentId,
-            spawnedBy: event.spawnedBy,
-            callId: event.callId.id,
-            tool: event.call?.tool ?? null,
-            subject: subjectOf(event),
-            verdict: decision.verdict._tag,
-            policy: decision.policy,
-            reason: decision.reason,
-            votes: decision.votes,
-            tookMs: Number((yield* Clock.currentTimeNanos) - startedAt) / 1e6
-          }
-          yield* Queue.offer(rows, yield* audit.append(entry))
-        })
-        // A hook that goes away while its policies still think has fallen in its own direction; that is a row too.
-        // A row without a memory of it would be a call that a fence lets run twice.
-        const conclude = Effect.fnUntraced(function* (decision: Decision, kept: Kept | null) {
-          yield* record(decision)
-          const call = rememberedOf(event, decision)
-          yield* Effect.ignore(
-            actor.tell({ _tag: "Decided", kept, call: call === null ? null : { ...call, begun } })
-          )
-        }, Effect.uninterruptible)
-        const settled = settle(
-          event,
-          yield* Effect.onInterrupt(policy.decide(event), () =>
-            // The next gateway decides it, and is asked for it by whoever asked here.
-            Effect.flatMap(leavingOf(spec), (leaving) =>
-              leaving ? Effect.void : Effect.ignore(conclude(unanswered(settings.directions, event), null))
-            )
-          )
-        )
-        const repeats = fenceDenies((yield* actor.state).fence, begun, event, settled)
-        const decision: Decision =
-          repeats === null
-            ? settled
-            : { ...settled, verdict: { _tag: "deny" }, policy: "fence", reason: repeats }
-        const redeemable = event.event === "pre_tool_use" && source === "hook"
-        yield* conclude(decision, redeemable ? keptOf(event, decision) : null)
-        return decision
-      })
-
-  const incidentFor = (
-    relayId: string,
-    spec: RelaySpec,
-    rows: Queue.Queue<AuditRow>,
-    callId: string,
-    detail: string
-  ) =>
-    Effect.gen(function* () {
-      const row = yield* audit.append({
-        epoch: current.epoch,
-        relayId,
-        runId: spec.runId,
-        provider: spec.provider,
-        source: "incident",
-        event: "pre_tool_use",
-        sessionId: spec.sessionId,
-        agentId: null,
-        spawnedBy: spec.spawnedBy ?? null,
-        callId,
-        tool: null,
-        subject: "",
-        verdict: "deny",
-        policy: "incident",
-        reason: detail,
-        votes: [],
-        tookMs: 0
-      })
-      yield* Queue.offer(rows, row)
-    })
 
   const register = Effect.fn("RelayRegistry.register")(function* (spec: RelaySpec) {
     const relayId = spec.relayId ?? `${spec.provider}-${crypto.randomUUID()}`

@@ -10,13 +10,15 @@ import * as CliOutput from "effect/cli/CliOutput"
 import * as Command from "effect/cli/Command"
 import * as Flag from "effect/cli/Flag"
 import { ControlClient } from "../layers/ControlClient.ts"
-import { maxTail } from "../services/Control.ts"
+import { directionTable } from "../services/HookEvent.ts"
 import { hookEventNames } from "../services/HookWire.ts"
 import * as Report from "../services/Report.ts"
 import { separated } from "../services/RunCommand.ts"
-import { version } from "../services/Settings.ts"
+import { Settings, version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
 import { follow, Json, show } from "./internal/answers.ts"
+import { approvals } from "./internal/approvalVerbs.ts"
+import { audit } from "./internal/auditVerbs.ts"
 import { parseDuration } from "./internal/duration.ts"
 import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
 import { reap } from "./internal/reap.ts"
@@ -115,26 +117,6 @@ const leases = Command.make("leases", {}, () =>
   Command.withSubcommands([leasesReset])
 )
 
-const auditTail = Command.make(
-  "tail",
-  {
-    lines: Flag.Int("lines").pipe(Flag.withAlias("n"), Flag.withDefault(20)),
-    follow: Flag.Boolean("follow").pipe(Flag.withAlias("f"), Flag.withDefault(false))
-  },
-  (options) =>
-    oneGateway(
-      Effect.gen(function* () {
-        const client = yield* ControlClient
-        const limit = Math.max(0, Math.min(options.lines, maxTail))
-        yield* follow(client.AuditTail({ limit, follow: options.follow }), Report.auditRow)
-      })
-    )
-).pipe(Command.withDescription("The last decisions; -f goes on"))
-const audit = Command.make("audit").pipe(
-  Command.withDescription("Every decision about a tool call"),
-  Command.withSubcommands([auditTail])
-)
-
 /** What a run's request takes. */
 const longestStartMs = 3_600_000
 
@@ -179,8 +161,16 @@ const codex = Command.make(
     )
 ).pipe(Command.withDescription("Run one governed Codex turn on the shared app-server"))
 
-const doctor = Command.make("doctor", {}, () =>
-  Effect.gen(function* () {
+const doctor = Command.make(
+  "doctor",
+  {
+    directions: Flag.Boolean("directions").pipe(
+      Flag.withDefault(false),
+      Flag.withDescription("Only: where each event falls, for each cause, when nobody can decide")
+    )
+  },
+  Effect.fnUntraced(function* ({ directions }) {
+    if (directions) return yield* show(directionTable((yield* Settings).directions), Report.directions)
     const checks = yield* runDoctor
     yield* show(checks, Report.checks)
     if (checks.some((check) => check.status === "fail")) return yield* Effect.sync(() => process.exit(1))
@@ -189,7 +179,20 @@ const doctor = Command.make("doctor", {}, () =>
 
 const holdfast = Command.make("holdfast").pipe(
   Command.withDescription("Owns what coding agents start; decides every tool call before it runs"),
-  Command.withSubcommands([up, down, status, ...runVerbs, reap, relays, leases, audit, codex, doctor, demo]),
+  Command.withSubcommands([
+    up,
+    down,
+    status,
+    ...runVerbs,
+    reap,
+    relays,
+    leases,
+    approvals,
+    audit,
+    codex,
+    doctor,
+    demo
+  ]),
   Command.withGlobalFlags([Json])
 )
 

@@ -1,6 +1,7 @@
 /** demo: one governed Codex turn on the real binary, told so that a person sees in half a minute what Holdfast does. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
@@ -9,9 +10,19 @@ import { parseArgs } from "node:util"
 import { ControlClient } from "../layers/ControlClient.ts"
 import * as ScriptedProviderLayer from "../layers/ScriptedProvider.ts"
 import type { AgentEvent } from "../services/AgentDriver.ts"
+import { defaultRules } from "../services/DefaultRules.ts"
 import { InstanceMark, type MarkRange } from "../services/InstanceMark.ts"
 import { overridesFor, ScriptedProvider, type Script } from "../services/ScriptedProvider.ts"
 import * as Report from "../services/Report.ts"
+import {
+  asked,
+  askPrompt,
+  askRule,
+  askScript,
+  isPublished,
+  liveAskPrompt,
+  terminal
+} from "./internal/demoAsk.ts"
 import {
   callerOf,
   DemoFailed,
@@ -91,8 +102,12 @@ const count = (range: MarkRange | null) =>
   range === null ? Effect.succeed([]) : Effect.flatMap(InstanceMark, (marks) => marks.members(range))
 
 const story = Effect.fnUntraced(function* (live: boolean) {
-  const place = yield* world(live)
-  if (!live) yield* (yield* ScriptedProvider).script(prompt, script)
+  const place = yield* world(live, { default: "allow", policies: [...defaultRules, askRule] })
+  const provider = yield* ScriptedProvider
+  if (!live) {
+    yield* provider.script(prompt, script)
+    yield* provider.script(askPrompt, askScript)
+  }
 
   yield* step("A gateway starts. It takes its mark before it forks anything.")
   const first = yield* startGateway(place)
@@ -132,6 +147,27 @@ const story = Effect.fnUntraced(function* (live: boolean) {
       `deciding took ${rows.map((row) => `${row.tookMs.toFixed(1)} ms`).join(", ")}`
   )
 
+  yield* step(
+    `In a terminal an agent is asked: "${live ? "(the live prompt)" : askPrompt}" The policy asks a person.`
+  )
+  const overrides = live ? [] : ['model="gpt-5.5"', ...overridesFor(provider.url)]
+  const publishing = yield* Effect.forkChild(
+    terminal(place, [
+      "codex",
+      ...overrides.flatMap((entry) => ["-c", entry]),
+      live ? liveAskPrompt : askPrompt
+    ]),
+    { startImmediately: true }
+  )
+  // An agent that is not held is through before anybody could be asked.
+  const approval = yield* Effect.raceFirst(asked(place), Effect.as(Fiber.await(publishing), null))
+  if (approval !== null)
+    yield* say(`   approval ${approval.id}: ${approval.call.subject} (${approval.reason})`)
+  yield* proof(
+    isPublished(place) ? "it is published, and nobody was asked" : "nothing is published yet",
+    approval !== null && !isPublished(place)
+  )
+
   yield* step("The gateway is killed with SIGKILL. It cannot clean up.")
   yield* first.kill("SIGKILL")
   const held = yield* count(keeper.mark)
@@ -153,6 +189,17 @@ const story = Effect.fnUntraced(function* (live: boolean) {
     `the keeper is still pid ${after.keeper.identity?.pid ?? "none"}; of the dead gateway itself ${ended.length} processes had to be ended`,
     after.keeper.adopted && after.keeper.identity?.pid === keeper.identity?.pid
   )
+
+  if (approval !== null) {
+    yield* step("The hook still waits, now for this gateway. A second terminal answers it.")
+    const again = yield* asked(place)
+    yield* proof(`the same approval waits: ${again.id}`, again.id === approval.id)
+    const answer = yield* terminal(place, ["approvals", "approve", approval.id])
+    yield* say(`   ${answer.lines[0] ?? "no answer"}`)
+  }
+  const { lines } = yield* Fiber.join(publishing)
+  yield* say(lines.map((line) => `   ${line}`).join("\n"))
+  yield* proof(`published.txt ${isPublished(place) ? "was written" : "is missing"}`, isPublished(place))
 
   yield* step("The background run has not noticed. Then it is stopped.")
   yield* Effect.gen(function* () {

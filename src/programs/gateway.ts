@@ -20,6 +20,7 @@ import { parseArgs } from "node:util"
 import * as AgentDriverCodex from "../layers/AgentDriverCodex.ts"
 import * as AppServerLease from "../layers/AppServerLease.ts"
 import * as AppServerProcess from "../layers/AppServerProcess.ts"
+import * as Approvals from "../layers/Approvals.ts"
 import * as AuditLog from "../layers/AuditLog.ts"
 import * as BridgeStore from "../layers/BridgeStore.ts"
 import * as CodexAuth from "../layers/CodexAuth.ts"
@@ -32,6 +33,7 @@ import * as HookClients from "../layers/HookClients.ts"
 import * as HookRelayServer from "../layers/HookRelayServer.ts"
 import * as InstanceMark from "../layers/InstanceMark.ts"
 import * as Keeper from "../layers/Keeper.ts"
+import * as Operator from "../layers/Operator.ts"
 import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
 import * as PtySupervisor from "../layers/PtySupervisor.ts"
@@ -68,14 +70,15 @@ const sweepAtEnd = Layer.effectDiscard(
 
 const control = ControlServer.hurryAtEnd.pipe(
   Layer.provideMerge(RpcServer.layer(ControlSocket, { disableFatalDefects: true })),
-  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer]),
-  Layer.provide(RpcServer.layerProtocolSocketServer),
+  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer, Operator.layer]),
+  Layer.provide(Operator.layerProtocol),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
 )
 
 const stores = Layer.mergeAll(
   BridgeStore.layer,
   AuditLog.layer,
+  Approvals.layer,
   ThreadStore.layer,
   TurnStore.layer,
   Policy.layer,

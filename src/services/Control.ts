@@ -10,11 +10,22 @@ import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
 import { AgentEvent, AgentRunError, RunRequest } from "./AgentDriver.ts"
 import { LeaseInfo } from "./AppServerLease.ts"
-import { AuditRow, maxTailRows } from "./AuditLog.ts"
+import {
+  Answer,
+  Approval,
+  ApprovalAmbiguous,
+  ApprovalClosed,
+  ApprovalNotFound,
+  ApprovalsUnavailable,
+  maxNoteLength
+} from "./Approvals.ts"
+import { AuditVerification } from "./AuditChain.ts"
+import { AuditRecord, AuditRow, maxTailRows } from "./AuditLog.ts"
 import { EpochSwept } from "./Epoch.ts"
 import { HookEventName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
 import { KeeperInfo } from "./Keeper.ts"
+import { OperatorsOnly } from "./Operator.ts"
 import { Identity } from "./ProcessIdentity.ts"
 import { RelayInfo } from "./RelayRegistry.ts"
 import { RunControl } from "./RunControl.ts"
@@ -64,19 +75,47 @@ export class ControlRefused extends Schema.TaggedError<ControlRefused>()("Contro
 /** Rows one tail may ask for: what the log gives at once. */
 export const maxTail = maxTailRows
 
+const Ref = Schema.String.check(Schema.isMaxLength(128))
+const AnswerErrors = Schema.Union([ApprovalNotFound, ApprovalAmbiguous, ApprovalClosed, ApprovalsUnavailable])
+
 export const Control = RpcGroup.make(
   Rpc.make("Status", { success: GatewayStatus }),
   Rpc.make("Tree", { success: Schema.Array(TreeNode) }),
   Rpc.make("Relays", { success: Schema.Array(RelayInfo) }),
   Rpc.make("Leases", { success: Schema.Array(LeaseInfo) }),
   /** Closes every open circuit, so that the next run tries at once. */
-  Rpc.make("ResetLeases", { success: Schema.Struct({ closed: Schema.Int }) }),
+  Rpc.make("ResetLeases", { success: Schema.Struct({ closed: Schema.Int }) }).middleware(OperatorsOnly),
   /** Looks again at runs that nobody supervises; a dry one touches nothing. */
   Rpc.make("Reap", {
     payload: { dryRun: Schema.Boolean },
     success: Schema.Array(Reconciled),
     error: ControlRefused
   }),
+  /** Newest first; `live`: only those that can still be answered or used. */
+  Rpc.make("ListApprovals", {
+    payload: { live: Schema.Boolean },
+    success: Schema.Struct({ approvals: Schema.Array(Approval), now: Schema.Finite }),
+    error: ApprovalsUnavailable
+  }),
+  Rpc.make("FindApproval", {
+    payload: { ref: Ref },
+    success: Approval,
+    error: Schema.Union([ApprovalNotFound, ApprovalAmbiguous, ApprovalsUnavailable])
+  }),
+  Rpc.make("AnswerApproval", {
+    payload: {
+      ref: Ref,
+      answer: Answer,
+      note: Schema.NullOr(Schema.String.check(Schema.isMaxLength(maxNoteLength)))
+    },
+    success: Approval,
+    error: AnswerErrors
+  }).middleware(OperatorsOnly),
+  Rpc.make("RevokeApproval", { payload: { ref: Ref }, success: Approval, error: AnswerErrors }).middleware(
+    OperatorsOnly
+  ),
+  /** Those that can be answered now, oldest first, and from then on each that changes. */
+  Rpc.make("WatchApprovals", { success: Approval, error: ApprovalsUnavailable, stream: true }),
   Rpc.make("AuditTail", {
     payload: {
       limit: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: maxTail })),
@@ -86,6 +125,14 @@ export const Control = RpcGroup.make(
     error: ControlRefused,
     stream: true
   }),
+  Rpc.make("FindAuditRow", {
+    payload: { seq: Schema.Int },
+    success: Schema.NullOr(AuditRecord),
+    error: ControlRefused
+  }),
+  /** All of it, oldest first. */
+  Rpc.make("ExportAudit", { success: AuditRecord, error: ControlRefused, stream: true }),
+  Rpc.make("VerifyAudit", { success: AuditVerification, error: ControlRefused }),
   Rpc.make("OpenRelay", {
     payload: {
       provider: Schema.Literals(["codex"]),
@@ -105,7 +152,7 @@ export const Control = RpcGroup.make(
     stream: true
   }),
   /** Says who will end; the gateway ends everything it owns once its caller has taken that and closed the stream. */
-  Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true })
+  Rpc.make("Down", { success: Schema.Struct({ owner: Identity }), stream: true }).middleware(OperatorsOnly)
 )
 
 /** Everything that is answered on the socket. */

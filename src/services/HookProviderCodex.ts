@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 import { HookEvent, HookEventName, type ToolCall } from "./HookEvent.ts"
 import { denyText, hookEventNames, maxAnswerBytes } from "./HookWire.ts"
-import type { Decision } from "./Policy.ts"
+import type { Decision, Judgement } from "./Policy.ts"
 
 export { failureAnswer } from "./HookWire.ts"
 
@@ -181,7 +181,7 @@ const allowText = {
  * What a decision comes to at this provider: a rewrite that Codex cannot apply, or that is too long to be sent, is a deny
  * that says so. Settled before it is recorded, so that the row says what happened.
  */
-export const settle = (event: HookEvent, decision: Decision): Decision => {
+export const settle = <J extends Judgement>(event: HookEvent, decision: J): J | Decision => {
   if (decision.verdict._tag !== "rewrite") return decision
   const { input } = decision.verdict
   const problem = !canRewrite(event, input)

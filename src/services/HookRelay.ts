@@ -5,7 +5,8 @@
  * no codec: 200 = print the body; anything else = fall in the declared direction. Every client (perl, nc, curl, Node)
  * keeps this contract, and one suite holds them all to it. The words on the wire are in HookWire.
  *
- * A client is given RECORD EVENT DIRECTION DEADLINE_MS and the payload on stdin. Before anything was accepted, a missing
+ * A client is given RECORD EVENT DIRECTION DEADLINE_MS and the payload on stdin. The direction is `closed` or `open`, with
+ * the causes that fall the other way behind it: `closed:timeout:refused`. Before anything was accepted, a missing
  * record or a refused connection is the failure at once; a connection that was accepted and then lost is retried with a
  * freshly read record until the deadline, so that a restarted gateway can still answer. It prints the answer or the
  * failure's form, nothing else, and exits 0; 2 only where a failure has no form in JSON.
@@ -15,7 +16,7 @@
  */
 import * as Context from "effect/Context"
 import * as Schema from "effect/Schema"
-import type { Direction, HookEventName } from "./HookEvent.ts"
+import { defaultDirection, type Direction, type FailureCause, type HookEventName } from "./HookEvent.ts"
 
 /**
  * The client's own deadline: the provider's timeout less a fifth, clamped to 250..1000 ms, so that the answer is out before
@@ -23,6 +24,15 @@ import type { Direction, HookEventName } from "./HookEvent.ts"
  */
 export const clientDeadlineMs = (providerTimeoutMs: number): number =>
   providerTimeoutMs - Math.min(1000, Math.max(250, Math.floor(providerTimeoutMs / 5)))
+
+/** The provider's timeout of an event's hook, in milliseconds, as configured. */
+export const configuredTimeoutMs = (
+  hook: { readonly timeoutMs: number; readonly decisionTimeoutMs: number },
+  event: HookEventName
+): number => (defaultDirection(event) === "closed" ? hook.decisionTimeoutMs : hook.timeoutMs)
+
+/** From the gateway's last word about a hook to the client's own deadline. */
+export const answerMarginMs = 500
 
 /** Single-quoted for sh; our paths and words cannot contain a quote after this. */
 export const shellQuote = (text: string): string => `'${text.replaceAll("'", String.raw`'\''`)}'`
@@ -43,6 +53,8 @@ export const hookCommand = (options: {
   readonly recordPath: string
   readonly event: HookEventName
   readonly direction: Direction
+  /** Causes that fall the other way. */
+  readonly except?: ReadonlyArray<FailureCause>
   readonly providerTimeoutMs: number
   /** Another gateway follows one that is gone. */
   readonly waits?: boolean
@@ -51,7 +63,7 @@ export const hookCommand = (options: {
     ...options.client.argv,
     options.recordPath,
     options.event,
-    options.direction,
+    [options.direction, ...(options.except ?? [])].join(":"),
     String(clientDeadlineMs(options.providerTimeoutMs)),
     ...(options.waits === true ? ["wait"] : [])
   ]

@@ -29,7 +29,7 @@ export const Vote = Schema.Struct({
 })
 export type Vote = typeof Vote.Type
 
-/** What the fold of all votes came to. An `ask` never reaches a provider: until approvals exist it is a deny that says so. */
+/** What is done with a call. An `ask` never reaches a provider: somebody has answered it by then, or nobody has. */
 export const Decision = Schema.Struct({
   verdict: Schema.Union([
     Schema.TaggedStruct("allow", {}),
@@ -42,6 +42,11 @@ export const Decision = Schema.Struct({
   votes: Schema.Array(Vote)
 })
 export type Decision = typeof Decision.Type
+
+/** What the fold of all votes came to. */
+export interface Judgement extends Omit<Decision, "verdict"> {
+  readonly verdict: Decision["verdict"] | { readonly _tag: "ask" }
+}
 
 /** A rule of the config file. Every given matcher must match; a rule without one matches every tool call. */
 export const Rule = Schema.Struct({
@@ -224,8 +229,8 @@ export const fallbackFor = (event: HookEvent, configured: PolicyConfig["default"
 
 const strength = { abstain: 0, allow: 1, rewrite: 2, ask: 3, deny: 4 } as const
 
-/** All voices in any order to one decision. Among equals the higher priority speaks, then the earlier in the config. */
-export const fold = (voices: ReadonlyArray<Voice>, fallback: Fallback): Decision => {
+/** All voices in any order to one. Among equals the higher priority speaks, then the earlier in the config. */
+export const fold = (voices: ReadonlyArray<Voice>, fallback: Fallback): Judgement => {
   const asked = voices.toSorted(byPrecedence)
   let winner: Voice | null = null
   for (const voice of asked) {
@@ -240,25 +245,21 @@ export const fold = (voices: ReadonlyArray<Voice>, fallback: Fallback): Decision
 
 const strengthOf = ({ verdict: { _tag: tag } }: Voice): number => strength[tag]
 
-const spoken = ({ policy, verdict }: Voice): Pick<Decision, "verdict" | "reason"> => {
+const spoken = ({ policy, verdict }: Voice): Pick<Judgement, "verdict" | "reason"> => {
   const reason = ("reason" in verdict ? verdict.reason : undefined) ?? `policy ${policy}`
   if ("input" in verdict) return { verdict: { _tag: "rewrite", input: verdict.input }, reason }
   const { _tag: tag } = verdict
-  if (tag === "allow") return { verdict: { _tag: "allow" }, reason }
-  return tag === "ask"
-    ? {
-        verdict: { _tag: "deny" },
-        reason: `${reason}: this needs an approval, and approvals do not exist yet`
-      }
-    : { verdict: { _tag: "deny" }, reason }
+  return { verdict: { _tag: tag === "allow" || tag === "ask" ? tag : "deny" }, reason }
 }
 
 export class Policy extends Context.Service<
   Policy,
   {
     /** Never fails and always ends: every fault has become a vote. */
-    readonly decide: (event: HookEvent) => Effect.Effect<Decision>
+    readonly decide: (event: HookEvent) => Effect.Effect<Judgement>
     /** Ids in the order they are asked: highest priority first, then the order of the config. */
     readonly loaded: ReadonlyArray<string>
+    /** A digest of all that is loaded; another one means that a call may be judged in another way. */
+    readonly version: string
   }
 >()("holdfast/Policy") {}

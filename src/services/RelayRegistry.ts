@@ -249,7 +249,8 @@ export type RelayAction =
 /** What a call does, in one text that is equal when the calls are: the command line or patch, else the canonical input. */
 export const textOf = (call: ToolCall): string => call.command ?? canonical(call.input)
 
-const canonical = (value: unknown): string =>
+/** Equal for equal values, whatever the order of their keys. */
+export const canonical = (value: unknown): string =>
   Array.isArray(value)
     ? `[${value.map(canonical).join(",")}]`
     : typeof value === "object" && value !== null

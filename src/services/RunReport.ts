@@ -1,14 +1,9 @@
 /** RunReport: how runs read in a terminal. */
 import type { RunInfo } from "./PtySupervisor.ts"
-import { printable, table } from "./Report.ts"
+import { oneLine, table } from "./Report.ts"
 import type { ExitReason, LossReason } from "./Run.ts"
 import type { RunList } from "./RunControl.ts"
 import { formatAge } from "./SupervisionTree.ts"
-
-const oneLine = (text: string, width: number): string => {
-  const line = printable(text).replaceAll(/\s+/g, " ").trim()
-  return line.length > width ? `${line.slice(0, width - 1)}…` : line
-}
 
 /** A word of a shell where it needs no quotes, else in them. */
 const quoted = (word: string): string =>

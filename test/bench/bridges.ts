@@ -17,6 +17,7 @@ import * as Policy from "../../src/layers/Policy.ts"
 import * as ProcessIdentity from "../../src/layers/ProcessIdentity.ts"
 import * as RelayRegistry from "../../src/layers/RelayRegistry.ts"
 import * as SupervisionTree from "../../src/layers/SupervisionTree.ts"
+import { Approvals } from "../../src/services/Approvals.ts"
 import { AuditLog } from "../../src/services/AuditLog.ts"
 import { BridgeRecordText, recordName } from "../../src/services/BridgeStore.ts"
 import { HookClients } from "../../src/services/HookClients.ts"
@@ -128,10 +129,11 @@ const registryIn = (directory: string) =>
     Layer.provide([
       storeIn(directory),
       Policy.layer,
+      Layer.mock(Approvals, {}),
       SupervisionTree.layer,
       epochLayer,
       Layer.succeed(HookClients, { found: Effect.succeed([perl]), best: perl }),
-      Layer.succeed(AuditLog, {
+      Layer.mock(AuditLog, {
         append: () => Effect.die("nothing is decided here"),
         tail: () => Effect.succeed([]),
         live: Stream.empty

@@ -12,6 +12,7 @@ import * as path from "node:path"
 import { AgentDriver, layerKept } from "../../src/layers/AgentDriverCodex.ts"
 import { AppServerLease, layer as layerLease } from "../../src/layers/AppServerLease.ts"
 import { AppServerProcess, layerKept as layerProcess } from "../../src/layers/AppServerProcess.ts"
+import { layer as layerApprovals } from "../../src/layers/Approvals.ts"
 import { AuditLog, layer as layerAudit } from "../../src/layers/AuditLog.ts"
 import { layer as layerBridges } from "../../src/layers/BridgeStore.ts"
 import { layer as layerDatabase } from "../../src/layers/Database.ts"
@@ -104,6 +105,7 @@ export const gatewayIn = Effect.fnUntraced(function* (world: KeptWorld, wishes: 
     Layer.succeed(CodexBinary, { path: Effect.succeed(codexBinary), version: Effect.succeed("0.169.0") }),
     Layer.succeed(Policy, {
       loaded: [],
+      version: "1",
       decide: ({ call }) =>
         Effect.suspend(() => {
           const command = call?.command ?? ""
@@ -143,6 +145,7 @@ export const gatewayIn = Effect.fnUntraced(function* (world: KeptWorld, wishes: 
     Layer.provideMerge(layerRelays),
     Layer.provideMerge([
       layerBridges,
+      layerApprovals,
       layerAudit,
       layerThreads,
       layerTurns,

@@ -11,7 +11,7 @@ import {
   type ToolCall
 } from "../../services/HookEvent.ts"
 import type { AuditRow } from "../../services/AuditLog.ts"
-import type { Decision } from "../../services/Policy.ts"
+import type { Decision, Judgement } from "../../services/Policy.ts"
 import {
   type ApprovalCall,
   fencedBecause,
@@ -23,7 +23,7 @@ import {
 } from "../../services/RelayRegistry.ts"
 
 /** What the call is finally allowed to do. */
-const grantedText = (call: ToolCall, { verdict }: Decision): string => {
+const grantedText = (call: ToolCall, { verdict }: Judgement): string => {
   if (verdict._tag !== "rewrite") return textOf(call)
   const command = (verdict.input as { readonly command?: unknown } | null)?.command
   return typeof command === "string" ? command : textOf({ ...call, input: verdict.input })
@@ -47,7 +47,7 @@ const doesOf = (event: HookEvent, call: ToolCall, text: string): string =>
   digestOf(`${call.tool}\0${event.cwd ?? ""}\0${text}`)
 
 /** What it was asked to do, and what it may do where that was rewritten. */
-const doingsOf = (event: HookEvent, call: ToolCall, decision: Decision): ReadonlyArray<string> => {
+const doingsOf = (event: HookEvent, call: ToolCall, decision: Judgement): ReadonlyArray<string> => {
   const asked = doesOf(event, call, textOf(call))
   return decision.verdict._tag === "rewrite"
     ? [asked, doesOf(event, call, grantedText(call, decision))]
@@ -66,7 +66,7 @@ export const fenceDenies = (
   fence: FenceState,
   begun: number,
   event: HookEvent,
-  decision: Decision
+  decision: Judgement
 ): string | null =>
   fence.raised === 0 || event.call === null || defaultDirection(event.event) === "open"
     ? null
@@ -108,6 +108,20 @@ export const inheritedOf = (row: AuditRow): Kept | null =>
           votes: row.votes
         }
       }
+
+/**
+ * What a hook was told by the gateway before, where its row says that exactly: its answer was lost on the way. Not of a rewrite,
+ * whose input is in no row, nor of one whose text was masked or cut, which could be another call's.
+ */
+export const toldBefore = (row: AuditRow | null, event: HookEvent, epoch: string): Decision | null =>
+  row === null ||
+  row.epoch === epoch ||
+  row.verdict === "rewrite" ||
+  row.policy === "unanswered" ||
+  row.subject !== subjectOf(event) ||
+  row.tool !== event.call?.tool
+    ? null
+    : { verdict: { _tag: row.verdict }, policy: row.policy, reason: row.reason, votes: row.votes }
 
 /** An approval that shows nothing of what it is about: no policy could judge it. */
 export const isUnseen = ({ call }: ApprovalCall): boolean => call.kind === "patch" && call.paths.length === 0

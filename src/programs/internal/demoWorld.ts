@@ -9,6 +9,7 @@ import * as path from "node:path"
 import * as ControlClient from "../../layers/ControlClient.ts"
 import * as InstanceMark from "../../layers/InstanceMark.ts"
 import * as ProcessIdentity from "../../layers/ProcessIdentity.ts"
+import type { PolicyConfig } from "../../services/Policy.ts"
 import { resolve, Settings, type SettingsShape } from "../../services/Settings.ts"
 import { surroundings } from "./surroundings.ts"
 
@@ -34,7 +35,8 @@ const makeHome = (): string => {
   return fs.mkdtempSync(path.join(cacheDirectory(), "holdfast-demo-"))
 }
 
-export const world = (live: boolean) =>
+/** `policy`: what is in force unless the surroundings say otherwise. */
+export const world = (live: boolean, policy: PolicyConfig) =>
   Effect.gen(function* () {
     const home = yield* Effect.acquireRelease(Effect.sync(makeHome), (home) =>
       Effect.promise(() => fs.promises.rm(home, { recursive: true, force: true, maxRetries: 5 }))
@@ -54,6 +56,7 @@ export const world = (live: boolean) =>
       HOLDFAST_LOG_LEVEL: "error",
       // Nothing but Holdfast stands between the agent and the disk.
       HOLDFAST_CODEX_SANDBOX: "danger-full-access",
+      HOLDFAST_POLICY: process.env["HOLDFAST_POLICY"] ?? JSON.stringify(policy),
       ...(live ? { HOLDFAST_CODEX_HOME: process.env["CODEX_HOME"] ?? path.join(os.homedir(), ".codex") } : {})
     }
     const settings = yield* Effect.fromResult(

@@ -48,14 +48,18 @@ export const presenter: CliOutput.Presenter = {
 }
 
 const codes: ReadonlyMap<unknown, number> = new Map([
+  ["ApprovalAmbiguous", exitCodes.usage],
   ["ConfigKeyRefused", exitCodes.usage],
   ["NotATerminal", exitCodes.usage],
   ["NothingToSend", exitCodes.usage],
+  ["OneScope", exitCodes.usage],
   ["RunAmbiguous", exitCodes.usage],
   ["RunSpecRefused", exitCodes.usage],
   ["UnknownKey", exitCodes.usage],
   ["GatewayGone", exitCodes.noGateway],
   ["NoGateway", exitCodes.noGateway],
+  ["ApprovalNotFound", exitCodes.notFound],
+  ["NoSuchRow", exitCodes.notFound],
   ["RunNotFound", exitCodes.notFound],
   ["ParentNotFound", exitCodes.notFound],
   ["ThreadNotFound", exitCodes.notFound],

@@ -1,0 +1,106 @@
+/** Operator, live: the kernel's word on who connected, noted when it did, and /proc about that process and its ancestors. */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import { NetSocket } from "@effect/platform-node/NodeSocket"
+import * as RpcServer from "effect/rpc/RpcServer"
+import type * as net from "node:net"
+import { Epoch } from "../services/Epoch.ts"
+import { type Link, NotAnOperator, Operator, OperatorsOnly, Peers, standingOf } from "../services/Operator.ts"
+import { descriptorOf, type SyscallTable, Syscalls } from "../services/Syscalls.ts"
+import { readEnvironment } from "./internal/environ.ts"
+import { effectiveUid } from "./internal/privateDirectory.ts"
+import { ancestorsOf, markOf, sight } from "./internal/procfs.ts"
+import { runsNamedIn } from "../services/RunPlace.ts"
+
+export * from "../services/Operator.ts"
+
+/** The kernel answers at once, but for a process that is stuck in it. */
+const lookTimeoutMs = 2_000
+
+interface Noted {
+  readonly uid: number
+  readonly pid: number | null
+  /** Null: it was gone before anybody looked. */
+  readonly startToken: string | null
+}
+
+const startOf = (pid: number): string | null => {
+  const seen = sight(pid)
+  return seen._tag === "Running" ? seen.startToken : null
+}
+
+const noted = (table: SyscallTable, connection: net.Socket): Noted | null => {
+  const fd = descriptorOf(connection)
+  const peer = fd === null ? null : table.peerCredentials(fd)
+  if (peer?._tag !== "Peer") return null
+  return { uid: peer.uid, pid: peer.pid, startToken: peer.pid === null ? null : startOf(peer.pid) }
+}
+
+const linkOf = async (pid: number): Promise<Link> => {
+  const mark = markOf(pid)
+  // Another user's environment cannot be read, nor that of one which is not dumpable; its mark is what counts then.
+  const environment = await readEnvironment(pid).catch(() => "")
+  return { pid, mark: typeof mark === "number" ? mark : null, named: runsNamedIn(environment).size > 0 }
+}
+
+const chainOf = async (pid: number): Promise<ReadonlyArray<Link>> =>
+  Promise.all([pid, ...ancestorsOf(pid)].map(linkOf))
+
+const refused = (why: NotAnOperator["why"]) => Effect.fail(new NotAnOperator({ why }))
+
+/** The protocol of a control server, and who is behind each of its connections. */
+export const make = Effect.gen(function* () {
+  const protocol = yield* RpcServer.makeProtocolSocketServer
+  const { current, outer } = yield* Epoch
+  const table = yield* (yield* Syscalls).table
+  const connections = new Map<number, Noted | null>()
+
+  const note = (client: number) =>
+    Effect.map(Effect.serviceOption(NetSocket), (found) => {
+      if (connections.has(client) || Option.isNone(found)) return
+      connections.set(client, noted(table, found.value))
+      found.value.once("close", () => connections.delete(client))
+    })
+
+  const find = Effect.fn("Peers.find")(function* (client: number) {
+    const peer = connections.get(client)
+    if (peer === undefined || peer === null || peer.pid === null) return yield* refused("unknown")
+    const { uid, pid, startToken } = peer
+    if (uid !== effectiveUid()) return yield* refused("foreign")
+    const chain = yield* Effect.promise(() => chainOf(pid)).pipe(
+      Effect.timeoutOrElse({ duration: lookTimeoutMs, orElse: () => refused("unknown") })
+    )
+    const why = standingOf(chain, { pid: process.pid, outer, marked: current.mark !== null })
+    if (why !== null) return yield* refused(why)
+    // Last: whatever was looked at was still the process that connected.
+    const seen = sight(pid)
+    if (startToken === null || seen._tag !== "Running" || seen.startToken !== startToken)
+      return yield* refused("gone")
+    return { uid, pid, command: seen.command }
+  })
+
+  return Context.make(Peers, Peers.of({ find })).pipe(
+    Context.add(
+      RpcServer.Protocol,
+      RpcServer.Protocol.of({
+        ...protocol,
+        run: (answer) =>
+          protocol.run((client, message) => Effect.andThen(note(client), answer(client, message)))
+      })
+    )
+  )
+})
+
+export const layerProtocol = Layer.effectContext(make)
+
+/** Goes before the handlers of what is marked with it. */
+export const layer = Layer.effect(
+  OperatorsOnly,
+  Effect.map(Peers, ({ find }) =>
+    OperatorsOnly.of((handler, { client }) =>
+      Effect.flatMap(find(client.id), (operator) => Effect.provideService(handler, Operator, operator))
+    )
+  )
+)

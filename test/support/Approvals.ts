@@ -1,0 +1,52 @@
+/** Approvals: a person who is asked and always says the same; calls to ask about; the real ones over a database. */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { layer } from "../../src/layers/Approvals.ts"
+import { Approvals, type AskRequest, type CallFacts, type Outcome } from "../../src/services/Approvals.ts"
+import { layerMemory } from "./Database.ts"
+
+/** Notes what is asked. */
+export const layerPerson = (outcome: Outcome, asked: Array<AskRequest> = []) =>
+  Layer.mock(Approvals, {
+    ask: (request) =>
+      Effect.sync(() => {
+        asked.push(request)
+        return outcome
+      })
+  })
+
+/** Nobody may be asked in this test. */
+export const layerNobody = Layer.mock(Approvals, { ask: () => Effect.die("nobody is asked here") })
+
+export const layerReal = layer.pipe(Layer.provideMerge(layerMemory))
+
+export const facts = (over: Partial<CallFacts> = {}): CallFacts => ({
+  provider: "codex",
+  tool: "Bash",
+  input: "npm publish",
+  cwd: "/repo",
+  policy: "v1",
+  files: {},
+  ...over
+})
+
+export const request = (
+  over: Partial<Omit<AskRequest, "facts">> & {
+    readonly relayId?: string
+    readonly facts?: Effect.Effect<CallFacts>
+  } = {}
+): AskRequest => {
+  const { relayId, ...rest } = over
+  return {
+    requester: { provider: "codex", relayId: relayId ?? "relay-1", runId: "run-1", spawnedBy: null },
+    callId: "call-1",
+    call: { tool: "Bash", kind: "shell", subject: "npm publish", cwd: "/repo" },
+    policy: "publishing",
+    reason: "publishing is for people",
+    facts: Effect.succeed(facts()),
+    holdMs: 60_000,
+    ...rest
+  }
+}
+
+export const person = { uid: 0, pid: 4242, command: "holdfast" }
