@@ -5,10 +5,11 @@ import * as Fiber from "effect/Fiber"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
+import { ControlClient } from "../src/layers/ControlClient.ts"
 import type { Approval } from "../src/services/Approvals.ts"
 import type { ConfigFile } from "../src/services/ConfigFile.ts"
 import { overridesFor, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
-import { dist, eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+import { ask, dist, eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 import { runOf, scripted, shell, statusOf } from "./support/leases.ts"
 
 const seconds = 120_000
@@ -30,12 +31,22 @@ const json = Effect.fnUntraced(function* (place: Place, args: ReadonlyArray<stri
 const listed = (place: Place, ...args: ReadonlyArray<string>) =>
   Effect.map(json(place, ["approvals", "list", ...args]), (all) => all as ReadonlyArray<Approval>)
 
+const pollMs = 20
+
+/** As the gateway says it; while there is none, nobody waits. */
 const waitingFor = Effect.fnUntraced(function* (place: Place, subject: string) {
   const end = Date.now() + 60_000
   for (;;) {
-    const one = (yield* listed(place)).find(({ call }) => call.subject.includes(subject))
+    const found = yield* ask(
+      place,
+      Effect.flatMap(ControlClient, (client) => client.ListApprovals({ live: true }))
+    ).pipe(Effect.orElseSucceed(() => ({ approvals: [] as ReadonlyArray<Approval> })))
+    const one = found.approvals.find(
+      ({ call, state }) => state._tag === "pending" && call.subject.includes(subject)
+    )
     if (one !== undefined) return one
     if (Date.now() > end) return yield* Effect.die(new Error(`nobody asked about ${subject}`))
+    yield* Effect.sleep(pollMs)
   }
 })
 
@@ -59,6 +70,10 @@ describe("an approval", () => {
         yield* scripted("two", [shell("touch asked-yes"), shell("touch asked-no"), { say: "done" }])
         const turn = yield* Effect.forkChild(runOf(place, { prompt: "two" }))
         const first = yield* waitingFor(place, "asked-yes")
+        assert.deepStrictEqual(
+          (yield* listed(place)).map(({ id }) => id),
+          [first.id]
+        )
         assert.isFalse(fs.existsSync(at("asked-yes")))
         yield* json(place, ["approvals", "approve", first.id.slice(0, 8)])
         const second = yield* waitingFor(place, "asked-no")
@@ -128,23 +143,29 @@ describe("an approval", () => {
           lowered: `prlimit --locks=3:3 -- ${verb} approvals approve $id`,
           gateway: `${verb} down`
         }
+        yield* scripted("own", [shell("touch asked-own"), { say: "done" }])
+        const turn = yield* Effect.forkChild(runOf(place, { prompt: "own" }))
+        const { id } = yield* waitingFor(place, "asked-own")
         fs.writeFileSync(
           at("agent.sh"),
           [
-            `while :; do id=$(${verb} approvals list --json | sed -n 's/^.{"id":"\\([0-9a-f]*\\)".*/\\1/p'); [ -n "$id" ] && break; done`,
+            `id=${id}`,
             ...Object.entries(attempts).map(
               ([name, command]) => `${command} > ${name}.out 2>&1; echo $? > ${name}`
             ),
-            `export id; perl -e '${daemon}' "env -i ${keep} ${verb} approvals approve $id > daemon.out 2>&1; echo \\$? > daemon"`
+            `export id; perl -e '${daemon}' "env -i ${keep} ${verb} approvals approve $id > daemon.out 2>&1; echo \\$? > daemon"`,
+            // What it started ends with it.
+            "while [ ! -e daemon ]; do sleep 0.05; done"
           ].join("\n")
         )
         const env = names.slice(1).flatMap((name) => ["--env", name])
         const { code, stderr } = yield* holdfast(place, ["run", "-d", ...env, "--", "sh", "agent.sh"])
         assert.strictEqual(code, 0, stderr)
-        yield* scripted("own", [shell("touch asked-own"), { say: "done" }])
-        const turn = yield* Effect.forkChild(runOf(place, { prompt: "own" }))
-        const { id } = yield* waitingFor(place, "asked-own")
-        yield* eventually("every attempt was made", () => fs.existsSync(at("daemon")), 60_000)
+        yield* eventually(
+          "every attempt was made",
+          () => fs.existsSync(at("daemon")) && fs.readFileSync(at("daemon"), "utf8").endsWith("\n"),
+          60_000
+        )
         for (const name of [...Object.keys(attempts), "daemon"])
           assert.deepStrictEqual(
             {
