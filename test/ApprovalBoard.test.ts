@@ -11,21 +11,7 @@ import {
   render
 } from "../src/services/ApprovalBoard.ts"
 import type { Approval } from "../src/services/Approvals.ts"
-import { facts, person } from "./support/Approvals.ts"
-
-const approval = (id: string, over: Partial<Approval> = {}): Approval => ({
-  id,
-  requester: { provider: "codex", relayId: "relay", runId: `run-${id}`, spawnedBy: null },
-  call: { tool: "Bash", kind: "shell", subject: `echo ${id}`, cwd: "/repo" },
-  policy: "careful",
-  reason: "a person decides",
-  facts: facts(),
-  createdAt: 0,
-  expiresAt: 600_000,
-  callIds: [],
-  state: { _tag: "pending" },
-  ...over
-})
+import { approval, person } from "./support/Approvals.ts"
 
 const denied: Approval["state"] = { _tag: "denied", by: person, note: null, at: 0 }
 

@@ -2,18 +2,20 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as PubSub from "effect/PubSub"
 import * as Stream from "effect/Stream"
 import { make, Shutdown } from "../src/layers/ControlHandlers.ts"
 import { AgentDriver, type AgentEvent, type RunRequest } from "../src/services/AgentDriver.ts"
 import { AppServerLost } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
-import { Approvals } from "../src/services/Approvals.ts"
+import { type Approval, Approvals } from "../src/services/Approvals.ts"
 import { AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
 import { HookClients } from "../src/services/HookClients.ts"
 import { Keeper } from "../src/services/Keeper.ts"
 import { Policy } from "../src/services/Policy.ts"
 import { RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
+import { approval } from "./support/Approvals.ts"
 import { entry } from "./support/AuditLog.ts"
 import { layer as layerEpoch } from "./support/Epoch.ts"
 import { lease, status } from "./support/Report.ts"
@@ -24,6 +26,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
   readonly log?: Partial<AuditLog["Service"]>
   readonly lease?: Partial<AppServerLease["Service"]>
   readonly driver?: Partial<AgentDriver["Service"]>
+  readonly approvals?: Partial<Approvals["Service"]>
 }) {
   return yield* Effect.provide(make, [
     Layer.mock(AuditLog, services.log ?? {}),
@@ -31,7 +34,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(AgentDriver, services.driver ?? {}),
     Layer.mock(RelayRegistry, { list: Effect.succeed([]) }),
     Layer.mock(Policy, { loaded: [], version: "1" }),
-    Layer.mock(Approvals, {}),
+    Layer.mock(Approvals, services.approvals ?? {}),
     Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),
@@ -168,5 +171,25 @@ describe("RunCodex", () => {
         { seen: events, asked: [request] }
       )
     })
+  )
+
+  it.effect(
+    "whoever watches approvals hears of those that wait, and then of each that changes meanwhile",
+    () =>
+      Effect.gen(function* () {
+        const changes = yield* PubSub.unbounded<Approval>()
+        const changed = approval("a", { state: { _tag: "expired", at: 1 } })
+        const handlers = yield* handlersWith({
+          approvals: {
+            changes: Stream.fromPubSub(changes),
+            list: () => Effect.as(PubSub.publish(changes, changed), [approval("b"), approval("a")])
+          }
+        })
+        const heard = yield* Stream.runCollect(Stream.take(handlers.WatchApprovals(), 2))
+        assert.deepStrictEqual(heard.map(({ id, state }) => `${id} ${state._tag}`).toSorted(), [
+          "a expired",
+          "b pending"
+        ])
+      })
   )
 })

@@ -5,7 +5,13 @@ import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { AgentDriver } from "../services/AgentDriver.ts"
 import { AppServerLease } from "../services/AppServerLease.ts"
-import { Approvals, isPending } from "../services/Approvals.ts"
+import {
+  type Approval,
+  Approvals,
+  type ApprovalsUnavailable,
+  isPending,
+  maxPending
+} from "../services/Approvals.ts"
 import { AuditLog, type AuditRow } from "../services/AuditLog.ts"
 import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
 import { Epoch } from "../services/Epoch.ts"
@@ -75,14 +81,28 @@ export const make = Effect.gen(function* () {
     AnswerApproval: ({ ref, answer, note }) =>
       Effect.flatMap(Operator, (operator) => approvals.answer(ref, answer, operator, note)),
     RevokeApproval: ({ ref }) => approvals.revoke(ref),
-    // Subscribed first: what changes while the list is read is said twice rather than never.
     WatchApprovals: () =>
-      Stream.unwrap(
-        Effect.gen(function* () {
-          const later = yield* Stream.toPubSub(approvals.changes, { capacity: 64, strategy: "sliding" })
-          const open = (yield* approvals.list(true)).filter(isPending).toReversed()
-          return Stream.concat(Stream.fromIterable(open), Stream.fromPubSub(later))
-        })
+      Stream.callback<Approval, ApprovalsUnavailable>(
+        (queue) =>
+          Effect.gen(function* () {
+            // What changes while the list is read has changed since, and the list is older than that.
+            const heard = new Set<string>()
+            let listing = true
+            yield* Effect.forkScoped(
+              Stream.runForEach(approvals.changes, (approval) => {
+                if (listing) heard.add(approval.id)
+                return Queue.offer(queue, approval)
+              }),
+              { startImmediately: true }
+            )
+            const open = (yield* approvals.list(true)).filter(
+              (approval) => isPending(approval) && !heard.has(approval.id)
+            )
+            listing = false
+            Queue.offerAllUnsafe(queue, open.toReversed())
+            return yield* Effect.never
+          }),
+        { bufferSize: 2 * maxPending, strategy: "sliding" }
       ),
     AuditTail: ({ limit, follow }) => {
       // Rows are numbered from 1: after an empty log everything is new.

@@ -59,7 +59,8 @@ export const make = Effect.gen(function* () {
 
   const note = (client: number) =>
     Effect.map(Effect.serviceOption(NetSocket), (found) => {
-      if (connections.has(client) || Option.isNone(found)) return
+      // Of one that has closed there is nothing to know any more, and nothing would take it out again.
+      if (connections.has(client) || Option.isNone(found) || found.value.destroyed) return
       connections.set(client, noted(table, found.value))
       found.value.once("close", () => connections.delete(client))
     })

@@ -16,7 +16,8 @@ export const fallbacks = {
     "children may inherit the descriptor, so a run that is ended is swept by its marks and not by a hang-up",
   pidfd:
     "a process is checked right before kill(2), and its number could change hands in the microsecond between",
-  peerCredentials: "a peer is told only by the socket's directory, which admits this user alone",
+  peerCredentials:
+    "nobody can be told from an agent, so that nobody may answer approvals, reset leases or end the gateway but by Ctrl-C",
   subreaper: "orphans go to init, and are found by their marks instead of as children",
   reap: "a zombie that was adopted stays until this process ends",
   processTimes: "a start time has the resolution of ps, one second"

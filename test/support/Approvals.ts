@@ -2,7 +2,13 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { layer } from "../../src/layers/Approvals.ts"
-import { Approvals, type AskRequest, type CallFacts, type Outcome } from "../../src/services/Approvals.ts"
+import {
+  type Approval,
+  Approvals,
+  type AskRequest,
+  type CallFacts,
+  type Outcome
+} from "../../src/services/Approvals.ts"
 import { layerMemory } from "./Database.ts"
 
 /** Notes what is asked. */
@@ -50,3 +56,18 @@ export const request = (
 }
 
 export const person = { uid: 0, pid: 4242, command: "holdfast" }
+
+/** One that waits. */
+export const approval = (id: string, over: Partial<Approval> = {}): Approval => ({
+  id,
+  requester: { provider: "codex", relayId: "relay", runId: `run-${id}`, spawnedBy: null },
+  call: { tool: "Bash", kind: "shell", subject: `echo ${id}`, cwd: "/repo" },
+  policy: "careful",
+  reason: "a person decides",
+  facts: facts(),
+  createdAt: 0,
+  expiresAt: 600_000,
+  callIds: [],
+  state: { _tag: "pending" },
+  ...over
+})
