@@ -13,6 +13,7 @@ import {
   suspectsOf,
   traceOf
 } from "../src/services/Containment.ts"
+import type { MarkRange } from "../src/services/InstanceMark.ts"
 import type { Verdict } from "../src/services/ProcessIdentity.ts"
 import { identity } from "./support/ProcessIdentity.ts"
 
@@ -104,6 +105,7 @@ describe("Containment: who vouches for whom", () => {
         claimed: Effect.succeed([]),
         members: () =>
           Effect.sync(() => (log.push("look"), [member, { ...member, identity: identity(process.pid) }])),
+        sweep: () => Effect.die("nothing moves here"),
         calls: Effect.succeed({
           signal: (pid, name, stands) => {
             log.push(`${name} ${pid}`)
@@ -117,5 +119,34 @@ describe("Containment: who vouches for whom", () => {
       yield* TestClock.adjust(janitorEveryMs)
       assert.deepStrictEqual([first, log], [["look"], ["look", "SIGKILL 5000000"]])
     })
+  )
+
+  it.effect(
+    "a mark that another process carries at each look is swept, once it has been nobody's for two",
+    () =>
+      Effect.gen(function* () {
+        const log: Array<string> = []
+        let pid = 5_000_000
+        let open: ReadonlyArray<MarkRange> = [{ low: 1_500, high: 1_500 }]
+        yield* startJanitor({
+          range,
+          claimed: Effect.sync(() => open),
+          members: () => Effect.sync(() => [{ identity: identity(pid++), mark: 1_500, command: "" }]),
+          sweep: ({ low, high }) =>
+            Effect.sync(() => {
+              log.push(`sweep ${low} to ${high}`)
+              return { ended: [], survivors: [], proven: true }
+            }),
+          calls: Effect.succeed({ signal: (pid, name) => (log.push(`${name} ${pid}`), "sent") })
+        })
+        yield* Effect.yieldNow
+        yield* TestClock.adjust(4 * janitorEveryMs)
+        const vouched = log.splice(0)
+        open = []
+        yield* TestClock.adjust(janitorEveryMs)
+        const first = log.splice(0)
+        yield* TestClock.adjust(janitorEveryMs)
+        assert.deepStrictEqual([vouched, first, log], [[], [], ["sweep 1500 to 1500"]])
+      })
   )
 })

@@ -37,6 +37,7 @@ describe("the janitor on this machine", () => {
             marks.members(range),
             Effect.sync(() => looks++)
           ),
+        sweep: () => Effect.die("nothing moves here"),
         calls: (yield* Syscalls).table
       })
       // A look takes real time, which that of the test does not.

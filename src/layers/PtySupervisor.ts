@@ -100,7 +100,6 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   // Before everything that ends runs, so that it ends after them.
   const orphans = yield* adoptLater(yield* AdoptsOrphans, {
     calls,
-    own: () => new Set([...live.values()].flatMap(({ known }) => known().leader?.pid ?? [])),
     sweepTimeoutMs: times.sweepTimeoutMs
   })
   const hands = {
@@ -125,7 +124,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   yield* Effect.forkScoped(places.remove(over))
 
   const { mark: range } = epoch.current
-  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, members: marks.members, calls })
+  if (range !== null) yield* startJanitor({ range, claimed: epoch.claimed, ...marks, calls })
   const supervisor = yield* (yield* SupervisionTree).supervisor("runs")
   // Forked before the finalizer below is added, so it closes after it: runs are ended first, and not cut off.
   const scopes = yield* Scope.fork(yield* Effect.scope)

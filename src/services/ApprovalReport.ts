@@ -35,7 +35,7 @@ export const stateWords = (state: ApprovalState, expiresAt: number, now: number)
     case "expired":
       return "expired, which is a deny"
     case "granted":
-      return `allowed ${scopeWords(state.scope)} by pid ${state.by.pid} (${printable(state.by.command)}), used ${state.uses} times${noteWords(state.note)}`
+      return `allowed ${scopeWords(state.scope)} by pid ${state.by.pid} (${printable(state.by.command)}), used ${state.uses === 1 ? "once" : `${state.uses} times`}${noteWords(state.note)}`
     case "void":
       return `void: ${printable(state.why)}`
   }

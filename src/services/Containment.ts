@@ -32,37 +32,6 @@ export const AdoptsOrphans = Context.Reference<boolean>("holdfast/AdoptsOrphans"
   defaultValue: () => false
 })
 
-/**
- * From the first sight of an adopted zombie to its burial: whoever has started it takes its status within a turn of its
- * event loop, and a status that is taken by another is lost to it.
- */
-export const burialMs = 1_000
-
-/** Since when a process has been dead and unburied, by its number and start; monotonic milliseconds. */
-export type Waiting = ReadonlyMap<string, number>
-
-interface Dead {
-  readonly pid: number
-  readonly startToken: string
-}
-
-/** One look at the dead among one's children: who is to be buried now, and who is to be looked at again. */
-export const burialsOf = <One extends Dead>(
-  dead: ReadonlyArray<One>,
-  before: Waiting,
-  now: number
-): { readonly due: ReadonlyArray<One>; readonly waiting: Waiting } => {
-  const waiting = new Map<string, number>()
-  const due: Array<One> = []
-  for (const one of dead) {
-    const key = processKey(one)
-    const since = before.get(key) ?? now
-    if (now - since >= burialMs) due.push(one)
-    else waiting.set(key, since)
-  }
-  return { due, waiting }
-}
-
 /** Who holds a range of marks for as long as it lives: a gateway, a keeper. */
 export interface Holder {
   readonly range: MarkRange
@@ -100,22 +69,30 @@ export interface Suspect {
   readonly mark: number
 }
 
-/** Since when each of them has been without anybody who vouches for it, by `processKey`; monotonic milliseconds. */
+/** Since when each process, by `processKey`, and each mark has been without anybody who vouches for it; monotonic milliseconds. */
 export type Suspicions = ReadonlyMap<string, number>
+
+const markKey = (mark: number): string => `mark ${mark}`
 
 /**
  * One look of a holder at its own range: who is to be ended now, and who is to be looked at again. Nobody is ended at first
  * sight: a claim may be given between the reading of a mark and that of the claims, and an identity that has been without
- * one for two looks is of no later run.
+ * one for two looks is of no later run. `moving`: marks that have been nobody's for as long, while whoever carries them is
+ * another process at each look: one that forks and leaves for its life is met by the chase of a sweep alone.
  */
 export const suspectsOf = (
   members: ReadonlyArray<Suspect>,
   holder: Holder,
   before: Suspicions,
   now: number
-): { readonly ended: ReadonlyArray<Suspect>; readonly suspicions: Suspicions } => {
+): {
+  readonly ended: ReadonlyArray<Suspect>
+  readonly moving: ReadonlyArray<number>
+  readonly suspicions: Suspicions
+} => {
   const suspicions = new Map<string, number>()
   const ended: Array<Suspect> = []
+  const orphaned = new Set<number>()
   for (const member of members) {
     const belonging = belongingOf(member.mark, [holder])
     if (belonging === "vouched" || belonging === "unknown") continue
@@ -123,6 +100,14 @@ export const suspectsOf = (
     suspicions.set(processKey(member), since)
     const patience = belonging === "fresh" ? freshMs : janitorEveryMs
     if (now - since >= patience) ended.push(member)
+    if (belonging === "orphaned") orphaned.add(member.mark)
   }
-  return { ended, suspicions }
+  for (const { mark } of ended) orphaned.delete(mark)
+  const moving: Array<number> = []
+  for (const mark of orphaned) {
+    const since = before.get(markKey(mark)) ?? now
+    suspicions.set(markKey(mark), since)
+    if (now - since >= janitorEveryMs) moving.push(mark)
+  }
+  return { ended, moving, suspicions }
 }

@@ -1,6 +1,6 @@
 /**
  * Looks every few seconds at who carries a mark of this process's own range, and ends those for whom nobody vouches any
- * more: what got away from the end of its run, or lowered its mark within the range.
+ * more: what got away from the end of its run, still forks faster than it is met, or lowered its mark within the range.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
@@ -15,6 +15,7 @@ export interface JanitorOptions {
   readonly range: MarkRange
   readonly claimed: Effect.Effect<ReadonlyArray<MarkRange>>
   readonly members: InstanceMark["Service"]["members"]
+  readonly sweep: InstanceMark["Service"]["sweep"]
   readonly calls: Effect.Effect<Pick<ChildCalls, "signal">>
 }
 
@@ -22,6 +23,7 @@ export const startJanitor = Effect.fnUntraced(function* ({
   range,
   claimed,
   members,
+  sweep,
   calls
 }: JanitorOptions): Effect.fn.Return<void, never, Scope.Scope> {
   let suspicions: Suspicions = new Map()
@@ -53,6 +55,12 @@ export const startJanitor = Effect.fnUntraced(function* ({
     )
     suspicions = seen.suspicions
     if (seen.ended.length > 0) yield* end(seen.ended)
+    for (const mark of seen.moving) {
+      const { ended, proven } = yield* sweep({ low: mark, high: mark })
+      yield* Effect.logWarning(
+        "swept a mark of ours that nobody vouched for and that never stood still"
+      ).pipe(Effect.annotateLogs({ mark, ended: ended.length, proven }))
+    }
   }).pipe(Effect.catchDefect((defect) => Effect.logError("a look at the marks broke", defect)))
 
   yield* Effect.sleep(janitorEveryMs).pipe(Effect.andThen(look), Effect.forever, Effect.forkScoped)

@@ -2,20 +2,19 @@
  * Orphans of this process's tree as its own children, where the system makes them that (a Linux subreaper). Whoever has
  * neither mark nor cookie any more is still somebody's child, and that the kernel says.
  *
- * A process that adopts has to bury as well: what it has not started itself, once it is sure that nobody else will.
+ * A process that adopts has to bury as well: whatever it has not started itself.
  */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
-import { burialsOf, type Waiting, burialMs } from "../../services/Containment.ts"
-import { processKey } from "../../services/ProcessIdentity.ts"
 import type { SyscallTable } from "../../services/Syscalls.ts"
 import { endSeen } from "./endSeen.ts"
-import { childrenOf, relativesOf, type Seen } from "./procfs.ts"
+import { childrenOf, listedChildren, relativesOf, type Seen } from "./procfs.ts"
+import { makeSlices } from "./slices.ts"
+import { isStartedHere } from "./startedHere.ts"
 
 export interface Orphans {
-  /** This process's children that live and are no run's leader; what it runs for itself, for a moment, is among them. */
+  /** This process's children that live and that it has not started itself. */
   readonly living: Effect.Effect<ReadonlyArray<Seen>>
 }
 
@@ -24,34 +23,28 @@ export const noOrphans: Orphans = { living: Effect.succeed([]) }
 
 export interface OrphansOptions {
   readonly calls: Effect.Effect<SyscallTable>
-  /** Those that were started here, by whoever takes their status. */
-  readonly own: () => ReadonlySet<number>
   /** For the end of those that are left. */
   readonly sweepTimeoutMs: number
 }
 
-/** A turn of the event loop, in which Node takes the status of what it has started itself. */
-const turn = Effect.callback<void>((resume) => {
-  setImmediate(() => setImmediate(() => resume(Effect.void)))
-})
+/** Deaths that are taken together: a run that forks for its life leaves thousands of dead a second. */
+const buryEveryMs = 10
 
 /** Until the scope ends; whoever is left then is ended first. */
 const adoptOrphans = Effect.fnUntraced(function* ({
   calls,
-  own,
   sweepTimeoutMs
 }: OrphansOptions): Effect.fn.Return<Orphans, never, Scope.Scope> {
   const { setSubreaper, reap, signal } = yield* calls
+  // Somebody here has started them, and perhaps before anybody took note of that.
+  const earlier = new Set(listedChildren(process.pid) ?? childrenOf(process.pid).map(({ pid }) => pid))
   const adopting = setSubreaper(true)
   if (adopting._tag === "NotDone") {
     yield* Effect.logInfo(`orphans of runs go to init (${adopting.problem})`)
     return noOrphans
   }
-  const children = Effect.sync(() => {
-    const started = own()
-    return childrenOf(process.pid).filter(({ pid }) => !started.has(pid))
-  })
-  const living = Effect.map(children, (all) => all.filter(({ dead }) => !dead))
+  const isAdopted = (pid: number): boolean => !earlier.has(pid) && !isStartedHere(pid)
+  const living = Effect.sync(() => childrenOf(process.pid).filter(({ pid, dead }) => !dead && isAdopted(pid)))
 
   const heard = yield* Queue.sliding<void>(1)
   const hear = (): void => void Queue.offerUnsafe(heard, undefined)
@@ -59,24 +52,21 @@ const adoptOrphans = Effect.fnUntraced(function* ({
     Effect.sync(() => process.on("SIGCHLD", hear)),
     () => Effect.sync(() => process.off("SIGCHLD", hear))
   )
+  /** Whether one lives is what its burial says, for a seventh of the price of a look. */
   const bury = Effect.gen(function* () {
-    let waiting: Waiting = new Map()
-    do {
-      const dead = (yield* children).filter((one) => one.dead)
-      const now = Number((yield* Clock.monotonicTimeNanos) / 1_000_000n)
-      const burials = burialsOf(dead, waiting, now)
-      waiting = burials.waiting
-      if (burials.due.length > 0) {
-        yield* turn
-        const still = new Set((yield* children).filter((one) => one.dead).map(processKey))
-        for (const one of burials.due) if (still.has(processKey(one))) reap(one.pid)
-      }
-      if (waiting.size > 0) yield* Effect.sleep(burialMs)
-    } while (waiting.size > 0)
+    const turn = yield* makeSlices
+    const all = listedChildren(process.pid) ?? childrenOf(process.pid).map(({ pid }) => pid)
+    const there = new Set(all)
+    for (const pid of earlier) if (!there.has(pid)) earlier.delete(pid)
+    for (const pid of all) {
+      yield* turn
+      if (isAdopted(pid)) reap(pid)
+    }
+    yield* Effect.sleep(buryEveryMs)
   })
   yield* Queue.take(heard).pipe(
     Effect.andThen(bury),
-    Effect.catchDefect((defect) => Effect.logError("a look at the adopted dead broke", defect)),
+    Effect.catchDefect((defect) => Effect.logError("burying the adopted dead broke", defect)),
     Effect.forever,
     Effect.forkScoped
   )

@@ -131,8 +131,8 @@ export interface Child extends Seen {
   readonly dead: boolean
 }
 
-/** The numbers in proc_pid_children(5) of every thread; null where the kernel was built without. */
-const listedChildren = (parent: number): ReadonlyArray<number> | null => {
+/** The numbers in proc_pid_children(5) of every thread, the dead included; null where the kernel was built without. */
+export const listedChildren = (parent: number): ReadonlyArray<number> | null => {
   try {
     const texts = readdirSync(`/proc/${parent}/task`).map((thread) =>
       read(`/proc/${parent}/task/${thread}/children`)

@@ -19,6 +19,7 @@ import { killGroup } from "./killGroup.ts"
 import { sight } from "./procfs.ts"
 import { makeInput } from "./ptyInput.ts"
 import { PtyMaster } from "./ptyMaster.ts"
+import { terminalEnded, terminalStarted } from "./startedHere.ts"
 import {
   type ChildCalls,
   type ChildFailed,
@@ -73,8 +74,10 @@ export const launchPty = Effect.fnUntraced(function* (
 
   const start = (): Forked => {
     const life: Forked["life"] = { status: null }
+    let forkedPid = 0
     const onExit = (code: number, signal: number) => {
       life.status = statusOf(code, signal)
+      terminalEnded(forkedPid)
       Deferred.doneUnsafe(reaped, Effect.succeed(life.status))
     }
     const { fd, pid } = fork(
@@ -90,6 +93,9 @@ export const launchPty = Effect.fnUntraced(function* (
       spawnHelper(),
       onExit
     )
+    // Its end is told in a turn of its own, later than this.
+    forkedPid = pid
+    terminalStarted(pid)
     try {
       calls.closeOnExec(fd)
       const seen = sight(pid)
