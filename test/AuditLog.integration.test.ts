@@ -134,4 +134,16 @@ describe("AuditLog, verified", () => {
         assert.deepStrictEqual(yield* seen, [...findings])
       })
     )
+
+  it.live("what was cut off still shows after the next start has written on", () =>
+    Effect.gen(function* () {
+      const { path, seen } = yield* log(10)
+      yield* tamper(path, "DELETE FROM audit WHERE seq > 7")
+      yield* Effect.provide(
+        AuditLog.use((log) => log.append(entry)),
+        logAt(path)
+      )
+      assert.deepStrictEqual(yield* seen, ["missing 8"])
+    })
+  )
 })

@@ -72,7 +72,7 @@ export const make = Effect.gen(function* () {
   let last: AuditHead | null = null
 
   const insert = Effect.fnUntraced(function* (batch: Batch) {
-    const before: AuditHead = last ?? (yield* endOf(sql))
+    const before: AuditHead = last ?? goOn(yield* endOf(sql), yield* headIn(sql, readHead(paths.auditHead)))
     last = null
     let end = before
     const linked = batch.map(({ row }) => {
@@ -215,6 +215,25 @@ const pages = (sql: SqlClient.SqlClient) =>
   )
 
 const sha256 = (text: string): string => crypto.hash("sha256", text, "base64url")
+
+/** The head that was kept, and whether the row it names is still the one that was written. */
+const headIn = Effect.fnUntraced(function* (sql: SqlClient.SqlClient, head: AuditHead | null) {
+  if (head === null || head.rows === 0) return null
+  const [row] = yield* sql<{ readonly hash: string | null }>`SELECT hash FROM audit WHERE seq = ${head.seq}`
+  return { head, stands: row?.hash === head.hash }
+})
+
+/**
+ * What the next row follows. Where the row that the head names is gone or another one, it follows the head: so the gap or
+ * the broken link stays in the chain, and does not go with the head that is written over.
+ */
+const goOn = (
+  end: AuditHead,
+  kept: { readonly head: AuditHead; readonly stands: boolean } | null
+): AuditHead =>
+  kept === null || kept.stands
+    ? end
+    : { seq: Math.max(end.seq, kept.head.seq), rows: end.rows, hash: kept.head.hash }
 
 /** The last row, as it is in the database; rows from before the chain are linked here, once. */
 const endOf = Effect.fnUntraced(function* (sql: SqlClient.SqlClient) {
