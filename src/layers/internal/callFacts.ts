@@ -13,6 +13,7 @@ import { pipeline } from "node:stream/promises"
 import type { CallFacts } from "../../services/Approvals.ts"
 import type { HookEvent, ToolCall } from "../../services/HookEvent.ts"
 import { canonical } from "../../services/RelayRegistry.ts"
+import { errorCode } from "./errorCode.ts"
 
 /** Words of one command that are looked for on the disk: a longer one is a program of its own. */
 const maxWords = 256
@@ -35,39 +36,40 @@ const wordsOf = (command: string): ReadonlyArray<string> => [
   )
 ]
 
-const contentOf = async (file: string, signal: AbortSignal): Promise<string | null> => {
+/** Of a file; null where it cannot be read, undefined where the name is none's. */
+const contentOf = async (file: string, signal: AbortSignal): Promise<string | null | undefined> => {
+  let handle: fs.promises.FileHandle
   try {
-    const stats = await fs.promises.stat(file, { bigint: true })
-    if (!stats.isFile()) return null
+    // A pipe under the name, whenever it was put there, would hold one of Node's four threads for files for ever.
+    handle = await fs.promises.open(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
+  } catch (error) {
+    return errorCode(error) === "EACCES" ? null : undefined
+  }
+  try {
+    const stats = await handle.stat({ bigint: true })
+    if (!stats.isFile()) return undefined
     if (stats.size > maxHashedBytes) return `${stats.size}-${stats.mtimeNs}-${stats.ino}`
     const digest = crypto.createHash("sha256")
-    await pipeline(fs.createReadStream(file), digest, { signal })
+    // One that grows faster than it is read ends here, too.
+    await pipeline(handle.createReadStream({ autoClose: false, end: maxHashedBytes }), digest, { signal })
     return digest.digest("base64url")
   } catch {
     return null
-  }
-}
-
-const isFile = async (file: string): Promise<boolean> => {
-  try {
-    return (await fs.promises.stat(file)).isFile()
-  } catch {
-    return false
+  } finally {
+    await handle.close()
   }
 }
 
 const filesOf = async ({ command }: ToolCall, cwd: string | null, signal: AbortSignal) => {
-  const files: Record<string, string | null> = {}
-  let named = 0
+  const files = new Map<string, string | null>()
   for (const word of wordsOf(command ?? "").slice(0, maxWords)) {
-    if (signal.aborted || named >= maxFiles) break
+    if (signal.aborted || files.size >= maxFiles) break
     if (cwd === null && !path.isAbsolute(word)) continue
-    const file = path.resolve(cwd ?? "/", word)
-    if (!(await isFile(file))) continue
-    named++
-    files[word] = await contentOf(file, signal)
+    const content = await contentOf(path.resolve(cwd ?? "/", word), signal)
+    // A record would lose this one name.
+    if (content !== undefined) files.set(word === "__proto__" ? "./__proto__" : word, content)
   }
-  return files
+  return Object.fromEntries(files)
 }
 
 export const factsOf = (event: HookEvent, call: ToolCall, policy: string): Effect.Effect<CallFacts> =>
