@@ -9,7 +9,7 @@ import type * as net from "node:net"
 import { Epoch } from "../services/Epoch.ts"
 import { type Link, NotAnOperator, Operator, OperatorsOnly, Peers, standingOf } from "../services/Operator.ts"
 import { descriptorOf, type SyscallTable, Syscalls } from "../services/Syscalls.ts"
-import { readEnvironment } from "./internal/environ.ts"
+import { maxPendingReads, readEnvironment } from "./internal/environ.ts"
 import { effectiveUid } from "./internal/privateDirectory.ts"
 import { ancestorsOf, markOf, sight } from "./internal/procfs.ts"
 import { runsNamedIn } from "../services/RunPlace.ts"
@@ -38,15 +38,31 @@ const noted = (table: SyscallTable, connection: net.Socket): Noted | null => {
   return { uid: peer.uid, pid: peer.pid, startToken: peer.pid === null ? null : startOf(peer.pid) }
 }
 
-const linkOf = async (pid: number): Promise<Link> => {
-  const mark = markOf(pid)
-  // Another user's environment cannot be read, nor that of one which is not dumpable; its mark is what counts then.
-  const environment = await readEnvironment(pid).catch(() => "")
-  return { pid, mark: typeof mark === "number" ? mark : null, named: runsNamedIn(environment).size > 0 }
+/** Reads of environments that are under way, whoever has given up on them. */
+let reading = 0
+
+const isNamed = async (pid: number): Promise<boolean> => {
+  reading++
+  try {
+    return runsNamedIn(await readEnvironment(pid)).size > 0
+  } catch {
+    // Another user's cannot be read, nor that of one which is not dumpable; its mark is what counts then.
+    return false
+  } finally {
+    reading--
+  }
 }
 
-const chainOf = async (pid: number): Promise<ReadonlyArray<Link>> =>
-  Promise.all([pid, ...ancestorsOf(pid)].map(linkOf))
+/** Null where the system does not say; one environment after the other, each of which may hold a thread of Node's. */
+const chainOf = async (peer: number): Promise<ReadonlyArray<Link> | null> => {
+  const links: Array<Link> = []
+  for (const pid of [peer, ...ancestorsOf(peer)]) {
+    const mark = markOf(pid)
+    if (mark === "unreadable" || reading >= maxPendingReads) return null
+    links.push({ pid, mark: mark === "none" ? null : mark, named: await isNamed(pid) })
+  }
+  return links
+}
 
 const refused = (why: NotAnOperator["why"]) => Effect.fail(new NotAnOperator({ why }))
 
@@ -73,6 +89,7 @@ export const make = Effect.gen(function* () {
     const chain = yield* Effect.promise(() => chainOf(pid)).pipe(
       Effect.timeoutOrElse({ duration: lookTimeoutMs, orElse: () => refused("unknown") })
     )
+    if (chain === null) return yield* refused("unknown")
     const why = standingOf(chain, { pid: process.pid, outer, marked: current.mark !== null })
     if (why !== null) return yield* refused(why)
     // Last: whatever was looked at was still the process that connected.
