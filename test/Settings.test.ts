@@ -38,6 +38,7 @@ describe("Settings", () => {
         sandbox: "workspace-write",
         passEnv: []
       },
+      claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 600_000 },
       hook: {
         timeoutMs: 30_000,
         decisionTimeoutMs: 30_000,
@@ -328,7 +329,7 @@ describe("Settings", () => {
       refusal(JSON.stringify({ codex: { sandbox: secret, passEnv: secret }, logLevel: secret })),
       refusal(`{"codex": ${secret}`),
       ...Object.values(environmentOf)
-        .filter((variable) => !/CODEX$|CODEX_HOME|PASS_ENV/.test(variable))
+        .filter((variable) => !/CODEX$|CLAUDE$|CODEX_HOME|PASS_ENV/.test(variable))
         .map((variable) => refusal(null, { [variable]: secret }))
     ].map((problem) => JSON.stringify(problem))
     assert.deepStrictEqual(

@@ -6,7 +6,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import { DirectionOverride, HookEventName } from "./HookEvent.ts"
-import { ModulePolicy, PolicyConfig, Rule } from "./Policy.ts"
+import { BuiltinPolicy, ModulePolicy, PluginPolicy, PolicyConfig, Rule } from "./Policy.ts"
 
 /** The sandboxes of Codex, loosest last; `-c` may only tighten. */
 export const sandboxModes = ["read-only", "workspace-write", "danger-full-access"] as const
@@ -36,6 +36,14 @@ export const ConfigFile = Schema.Struct({
       sandbox: Schema.optionalKey(SandboxMode),
       /** Names of environment variables handed to the app-server beside the built-in list; a provider's `env_key`, say. */
       passEnv: Schema.optionalKey(Schema.Array(Schema.NonEmptyString))
+    })
+  ),
+  claude: Schema.optionalKey(
+    Schema.Struct({
+      /** The claude program: a path, or a name looked up on the caller's PATH. */
+      command: Schema.optionalKey(Schema.NonEmptyString),
+      /** How long a session without a terminal has until its first hook answers; else it is ended. */
+      canarySeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 3_600 })))
     })
   ),
   appServer: Schema.optionalKey(
@@ -85,6 +93,8 @@ export const environmentOf = {
   "codex.home": "HOLDFAST_CODEX_HOME",
   "codex.sandbox": "HOLDFAST_CODEX_SANDBOX",
   "codex.passEnv": "HOLDFAST_CODEX_PASS_ENV",
+  "claude.command": "HOLDFAST_CLAUDE",
+  "claude.canarySeconds": "HOLDFAST_CLAUDE_CANARY_SECONDS",
   "appServer.connect": "HOLDFAST_APP_SERVER_CONNECT",
   "appServer.tokenFile": "HOLDFAST_APP_SERVER_TOKEN_FILE",
   "hook.timeoutSeconds": "HOLDFAST_HOOK_TIMEOUT_SECONDS",
@@ -118,6 +128,8 @@ const environmentParsers: Record<keyof typeof environmentOf, (text: string) => u
   "codex.home": text,
   "codex.sandbox": text,
   "codex.passEnv": (text) => text.split(",").filter((name) => name !== ""),
+  "claude.command": text,
+  "claude.canarySeconds": number,
   "appServer.connect": text,
   "appServer.tokenFile": text,
   "hook.timeoutSeconds": number,
@@ -135,6 +147,8 @@ const strict = { errors: "all", onExcessProperty: "error" } as const
 const decodeConfig = Schema.decodeUnknownResult(ConfigFile, strict)
 const decodeRule = Schema.decodeUnknownResult(Rule, strict)
 const decodeModule = Schema.decodeUnknownResult(ModulePolicy, strict)
+const decodeBuiltin = Schema.decodeUnknownResult(BuiltinPolicy, strict)
+const decodePlugin = Schema.decodeUnknownResult(PluginPolicy, strict)
 const issues = SchemaIssue.makeFormatterStandardSchemaV1()
 
 type Path = ReadonlyArray<PropertyKey>
@@ -154,12 +168,18 @@ const problemsOf = (error: Schema.SchemaError, base: Path = []): ReadonlyArray<s
 
 const excess = /excess property/
 
-/** A policy is a rule or a module: told apart here, since the union complains about what each of the two lacks. */
+/** A policy is one of four: told apart here, since the union complains about what each of them lacks. */
 const policyProblems = (value: unknown): ReadonlyArray<string> => {
   const policies = at(at(value, "policy"), "policies")
   return (Array.isArray(policies) ? policies : []).flatMap((policy: unknown, index) => {
     const decoded: Result.Result<unknown, Schema.SchemaError> =
-      at(policy, "module") === undefined ? decodeRule(policy) : decodeModule(policy)
+      at(policy, "builtin") !== undefined
+        ? decodeBuiltin(policy)
+        : at(policy, "plugin") !== undefined
+          ? decodePlugin(policy)
+          : at(policy, "module") === undefined
+            ? decodeRule(policy)
+            : decodeModule(policy)
     return Result.isFailure(decoded) ? problemsOf(decoded.failure, ["policy", "policies", index]) : []
   })
 }

@@ -14,7 +14,13 @@ import { defaultDirection, type HookEvent, type ToolCall, ToolKind } from "./Hoo
 export const Verdict = Schema.Union([
   Schema.TaggedStruct("allow", { reason: Schema.optionalKey(Schema.String) }),
   Schema.TaggedStruct("deny", { reason: Schema.String }),
-  Schema.TaggedStruct("ask", { reason: Schema.String }),
+  /** `input` is what the call is made with once somebody has allowed it; absent = as it is. */
+  Schema.TaggedStruct("ask", {
+    reason: Schema.String,
+    input: Schema.optionalKey(Schema.Unknown),
+    /** How long it can be answered; absent, or longer than the config's = the config's. */
+    timeoutMs: Schema.optionalKey(Schema.Finite.check(Schema.isGreaterThan(0)))
+  }),
   /** `input` replaces the tool's whole input. */
   Schema.TaggedStruct("rewrite", { input: Schema.Unknown, reason: Schema.optionalKey(Schema.String) }),
   Schema.TaggedStruct("abstain", {})
@@ -45,8 +51,10 @@ export type Decision = typeof Decision.Type
 
 /** What the fold of all votes came to. */
 export interface Judgement extends Omit<Decision, "verdict"> {
-  readonly verdict: Decision["verdict"] | { readonly _tag: "ask" }
+  readonly verdict: Decision["verdict"] | AskVerdict
 }
+
+export type AskVerdict = Pick<Extract<Verdict, { readonly _tag: "ask" }>, "_tag" | "input" | "timeoutMs">
 
 /** A rule of the config file. Every given matcher must match; a rule without one matches every tool call. */
 export const Rule = Schema.Struct({
@@ -84,10 +92,30 @@ export const ModulePolicy = Schema.Struct({
 })
 export type ModulePolicy = typeof ModulePolicy.Type
 
+/** A policy that comes with Holdfast. `shell` follows command lines as a shell would (ShellRules). */
+export const BuiltinPolicy = Schema.Struct({
+  builtin: Schema.Literals(["shell"]),
+  priority: Schema.optionalKey(Schema.Int)
+})
+export type BuiltinPolicy = typeof BuiltinPolicy.Type
+
+/**
+ * A plugin in OpenClaw's shape: an ES module with `register(api)` (Plugin). Like a module it runs inside the gateway, with
+ * the same budget and failure verdict for all its handlers together. `config` is its `api.pluginConfig`.
+ */
+export const PluginPolicy = Schema.Struct({
+  plugin: Schema.NonEmptyString,
+  config: Schema.optionalKey(Schema.Unknown),
+  priority: Schema.optionalKey(Schema.Int),
+  onFailure: ModulePolicy.fields.onFailure,
+  timeoutMs: ModulePolicy.fields.timeoutMs
+})
+export type PluginPolicy = typeof PluginPolicy.Type
+
 export const PolicyConfig = Schema.Struct({
   /** The verdict when every policy abstains. */
   default: Schema.Literals(["allow", "deny"]),
-  policies: Schema.Array(Schema.Union([Rule, ModulePolicy]))
+  policies: Schema.Array(Schema.Union([Rule, ModulePolicy, BuiltinPolicy, PluginPolicy]))
 })
 export type PolicyConfig = typeof PolicyConfig.Type
 
@@ -201,7 +229,7 @@ export const readVerdict = (answer: unknown): Result.Result<Verdict, "nonsense">
   Result.try({
     try: () => {
       const verdict = decodeVerdict(answer)
-      if (!("input" in verdict)) return verdict
+      if (!("input" in verdict) || (verdict._tag === "ask" && verdict.input === undefined)) return verdict
       return { ...verdict, input: JSON.parse(JSON.stringify(verdict.input)) as unknown }
     },
     catch: () => "nonsense"
@@ -247,9 +275,16 @@ const strengthOf = ({ verdict: { _tag: tag } }: Voice): number => strength[tag]
 
 const spoken = ({ policy, verdict }: Voice): Pick<Judgement, "verdict" | "reason"> => {
   const reason = ("reason" in verdict ? verdict.reason : undefined) ?? `policy ${policy}`
-  if ("input" in verdict) return { verdict: { _tag: "rewrite", input: verdict.input }, reason }
-  const { _tag: tag } = verdict
-  return { verdict: { _tag: tag === "allow" || tag === "ask" ? tag : "deny" }, reason }
+  switch (verdict._tag) {
+    case "rewrite":
+      return { verdict: { _tag: "rewrite", input: verdict.input }, reason }
+    case "ask": {
+      const { reason: _reason, ...ask } = verdict
+      return { verdict: ask, reason }
+    }
+    default:
+      return { verdict: { _tag: verdict._tag === "allow" ? "allow" : "deny" }, reason }
+  }
 }
 
 export class Policy extends Context.Service<

@@ -106,6 +106,13 @@ export interface SettingsShape {
     readonly sandbox: SandboxMode
     readonly passEnv: ReadonlyArray<string>
   }
+  readonly claude: {
+    readonly command: string | null
+    /** By then a session's hooks must have answered once; the real one takes half a second to its first. */
+    readonly canaryMs: number
+    /** On a terminal a person may first have to say that they trust the directory. */
+    readonly terminalCanaryMs: number
+  }
   readonly hook: {
     readonly timeoutMs: number
     /** Of the events before which an agent waits: a person may have to answer them. */
@@ -176,6 +183,11 @@ export const resolve = (
       sandbox: config.codex?.sandbox ?? "workspace-write",
       passEnv: config.codex?.passEnv ?? []
     },
+    claude: {
+      ...defaults(paths).claude,
+      command: config.claude?.command ?? null,
+      ...(config.claude?.canarySeconds === undefined ? {} : { canaryMs: config.claude.canarySeconds * 1000 })
+    },
     hook: {
       ...defaults(paths).hook,
       clientDirectory: surroundings.clientDirectory,
@@ -199,7 +211,9 @@ export const resolve = (
 
 /** A rule that asks is in the config; what a module says, nobody knows before. */
 const mayAsk = ({ policy }: ConfigFile): boolean =>
-  (policy?.policies ?? []).some((one) => "module" in one || one.verdict === "ask")
+  (policy?.policies ?? []).some(
+    (one) => "module" in one || "plugin" in one || "builtin" in one || one.verdict === "ask"
+  )
 
 /** Where nobody is ever asked, a gateway that hangs costs an agent no more than an answer may take. */
 const hookTimeouts = (config: ConfigFile): Pick<SettingsShape["hook"], "timeoutMs" | "decisionTimeoutMs"> => {
@@ -212,6 +226,7 @@ const defaults = (paths: Paths): SettingsShape => ({
   paths,
   environment: {},
   codex: { command: null, home: `${paths.state}/codex`, sandbox: "workspace-write", passEnv: [] },
+  claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 600_000 },
   hook: {
     timeoutMs: 30_000,
     decisionTimeoutMs: 30_000,
