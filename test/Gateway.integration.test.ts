@@ -23,6 +23,7 @@ import {
   marked,
   type Place,
   run,
+  runtimeFiles,
   startGateway,
   turn
 } from "./support/gateway.ts"
@@ -146,10 +147,7 @@ describe("gateway", () => {
           [1, 1]
         )
         assert.strictEqual((yield* holdfast(place, ["down"])).code, 0)
-        assert.deepStrictEqual(
-          [marked(range), fs.readdirSync(place.runtimeDir, { recursive: true })],
-          [[], ["bridges"]]
-        )
+        assert.deepStrictEqual([marked(range), runtimeFiles(place)], [[], ["bridges"]])
         assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
         assert.isNull(bystander.exitCode ?? bystander.signalCode)
       })

@@ -7,7 +7,7 @@ import * as path from "node:path"
 import { layer as providerLayer } from "../src/layers/ScriptedProvider.ts"
 import type { AgentEvent } from "../src/services/AgentDriver.ts"
 import { overridesFor, ScriptedProvider } from "../src/services/ScriptedProvider.ts"
-import { eventually, holdfast, makePlace, startGateway } from "./support/gateway.ts"
+import { eventually, holdfast, makePlace, runtimeFiles, startGateway } from "./support/gateway.ts"
 import { scripted, shell, statusOfGateway } from "./support/leases.ts"
 
 const seconds = 120_000
@@ -74,7 +74,7 @@ describe("a turn of the operator's command", () => {
             stderr
           )
           yield* holdfast(place, ["down"])
-          assert.deepStrictEqual(fs.readdirSync(place.runtimeDir, { recursive: true }), ["bridges"])
+          assert.deepStrictEqual(runtimeFiles(place), ["bridges"])
         }).pipe(Effect.provide(providerLayer)),
       seconds
     )

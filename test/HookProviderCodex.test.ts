@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as crypto from "node:crypto"
+import { maxReasonLength } from "../src/services/HookAnswer.ts"
 import { type HookEvent, HookEventName } from "../src/services/HookEvent.ts"
 import {
   CodexEventName,
@@ -12,7 +13,6 @@ import {
   encodeDecision,
   failureAnswer,
   hooksTable,
-  maxReasonLength,
   patchPaths,
   timeoutSeconds,
   trustKey,

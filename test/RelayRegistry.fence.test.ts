@@ -136,7 +136,7 @@ describe("the fence of a relay", () => {
   })
 
   it("leaves no decision for an approval of the next generation", () => {
-    const kept = { callId: "a", tool: "Bash", text: "A", decision: undefined as unknown as Decision }
+    const kept = { callId: "a", tool: "Bash", does: "A", decision: undefined as unknown as Decision }
     const [state] = after({ _tag: "Decided", kept, call: null }, raise())
     assert.deepStrictEqual(state.kept, [])
   })

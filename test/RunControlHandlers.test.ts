@@ -7,6 +7,7 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import { make } from "../src/layers/RunControlHandlers.ts"
+import { ClaudeDriver } from "../src/services/ClaudeDriver.ts"
 import { AgentDriver } from "../src/services/AgentDriver.ts"
 import {
   findRun,
@@ -94,6 +95,7 @@ const worldOf = Effect.fnUntraced(function* (
       snapshot: () => Effect.succeed(options.screen ?? shown),
       modes: () => Effect.succeed(shown.modes)
     }),
+    Layer.mock(ClaudeDriver, {}),
     Layer.mock(AgentDriver, { active: Effect.succeed([]) })
   ])
   const attach = (

@@ -189,7 +189,7 @@ export const make = Effect.gen(function* () {
       reason: request.reason,
       facts,
       createdAt: now,
-      expiresAt: now + expireMs,
+      expiresAt: now + Math.min(expireMs, request.expireMs ?? expireMs),
       callIds: [request.callId],
       state: { _tag: "pending" }
     }

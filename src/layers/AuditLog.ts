@@ -141,6 +141,12 @@ export const make = Effect.gen(function* () {
     return record === undefined ? null : rowOf(record)
   }, Effect.mapError(unavailable))
 
+  const isDecided = Effect.fn("AuditLog.isDecided")(function* (relayId: string, callId: string) {
+    const rows = yield* sql`SELECT 1 FROM audit WHERE relay_id = ${relayId} AND call_id = ${callId}
+      AND source IN ('hook', 'approval') AND event IN ('pre_tool_use', 'permission_request') LIMIT 1`
+    return rows.length > 0
+  }, Effect.mapError(unavailable))
+
   const find = Effect.fn("AuditLog.find")(function* (seq: number) {
     const rows = yield* sql`SELECT * FROM audit WHERE seq = ${seq}`
     return (yield* decodeRecords(rows.map(fromColumns)))[0] ?? null
@@ -167,6 +173,7 @@ export const make = Effect.gen(function* () {
     append,
     tail,
     decided,
+    isDecided,
     find,
     all: pages(sql),
     verify,

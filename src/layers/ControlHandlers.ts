@@ -15,6 +15,7 @@ import {
 import { AuditLog, type AuditRow } from "../services/AuditLog.ts"
 import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "../services/Control.ts"
 import { Epoch } from "../services/Epoch.ts"
+import { byHand, Guard } from "../services/Guard.ts"
 import { HookClients } from "../services/HookClients.ts"
 import { Keeper } from "../services/Keeper.ts"
 import { Operator } from "../services/Operator.ts"
@@ -36,6 +37,7 @@ export const make = Effect.gen(function* () {
   const approvals = yield* Approvals
   const policy = yield* Policy
   const clients = yield* HookClients
+  const guard = yield* Guard
   const driver = yield* AgentDriver
   const tree = yield* SupervisionTree
   const keeper = yield* Keeper
@@ -60,6 +62,7 @@ export const make = Effect.gen(function* () {
           reconciled: keeper.reconciled,
           policies: policy.loaded,
           hookClient: clients.best.kind,
+          guard: yield* guard.states,
           relays: (yield* registry.list).length,
           leases: yield* lease.list
         }
@@ -136,7 +139,7 @@ export const make = Effect.gen(function* () {
             registry.register({
               provider,
               sessionId,
-              runId: `by-hand-${current.epoch.slice(-6)}`,
+              runId: `${byHand}${current.epoch.slice(-6)}`,
               allowedEvents: events
             }),
             refused

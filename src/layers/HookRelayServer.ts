@@ -12,12 +12,14 @@ import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
+import { isUtf8 } from "node:buffer"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
 import type * as Http from "node:http"
 import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
-import * as Codex from "../services/HookProviderCodex.ts"
+import { limitProblem } from "../services/HookLimits.ts"
+import { hookProviders } from "../services/HookProvider.ts"
 import {
   bodyDeadlineMs,
   closeGraceMs,
@@ -46,6 +48,9 @@ const http = process.getBuiltinModule("node:http")
 
 type Refusal = keyof typeof statusOfCause
 
+/** Reading, parsing and judging more than this each take a millisecond and more. */
+const unhurriedBytes = 256 * 1024
+
 /** Not one of a client's causes: something in here broke, and the log says what. */
 const statusOfDefect = 500
 
@@ -68,8 +73,8 @@ const isBearer = (header: string | undefined, entry: RelayEntry): boolean => {
 const declaredBytes = (request: Http.IncomingMessage): number =>
   Number(request.headers["content-length"] ?? 0)
 
-const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
-  Effect.callback<string, Refusal>((resume) => {
+const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<Buffer, Refusal> =>
+  Effect.callback<Buffer, Refusal>((resume) => {
     const chunks: Array<Buffer> = []
     let size = 0
     const stop = (): void => {
@@ -82,8 +87,7 @@ const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<
       stop()
       resume(Effect.fail("too-large"))
     }
-    const onEnd = (): void =>
-      resume(Effect.succeed((chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)).toString("utf8")))
+    const onEnd = (): void => resume(Effect.succeed(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)))
     request.on("data", onData)
     request.on("end", onEnd)
     return Effect.sync(stop)
@@ -93,7 +97,7 @@ const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<
  * The whole body; more than `limit` bytes, or a client that goes on too long, is a refusal. A deadline costs as much as the
  * rest of a decision, so only a body has one that did not come along with its head: after the yield it is complete.
  */
-const bodyOf = (request: Http.IncomingMessage, limit: number): Effect.Effect<string, Refusal> =>
+const bodyOf = (request: Http.IncomingMessage, limit: number): Effect.Effect<Buffer, Refusal> =>
   Effect.flatMap(Effect.yieldNow, () =>
     request.complete
       ? collected(request, limit)
@@ -187,14 +191,22 @@ export const make = Effect.gen(function* () {
   ) {
     if (!first.current) return yield* Effect.fail<Refusal>("stale-generation")
     if (!first.allowed) return yield* Effect.fail<Refusal>("forbidden")
-    const text = yield* bodyOf(request, hook.maxBodyBytes)
+    const body = yield* bodyOf(request, hook.maxBodyBytes)
+    if (limitProblem(body) !== null) return yield* Effect.fail<Refusal>("too-large")
+    // Two looks at megabytes: others have a turn in between.
+    if (body.length > unhurriedBytes) yield* Effect.yieldNow
+    // What no text is would be another text by the time it is one.
+    if (!isUtf8(body)) return yield* Effect.fail<Refusal>("malformed")
+    const text = body.toString("utf8")
     const { relayId, generation } = first.entry.info
     const again = yield* currentEntry(relayId, String(generation), event)
     if (!again.current || again.entry.token !== first.entry.token)
       return yield* Effect.fail<Refusal>("stale-generation")
     if (!again.allowed) return yield* Effect.fail<Refusal>("forbidden")
-    const decoded = Codex.decodeEvent(event, text, () => `hook-${crypto.randomUUID()}`)
+    const provider = hookProviders[again.entry.provider]
+    const decoded = provider.decodeEvent(event, text, () => `hook-${crypto.randomUUID()}`)
     if (Result.isFailure(decoded)) return yield* Effect.fail<Refusal>("malformed")
+    if (body.length > unhurriedBytes) yield* Effect.yieldNow
     return { entry: again.entry, hookEvent: decoded.success }
   })
 
@@ -232,7 +244,7 @@ export const make = Effect.gen(function* () {
       Effect.tapError((error) => Effect.logError(error.message)),
       Effect.mapError((): Refusal => "refused")
     )
-    return Codex.encodeDecision(hookEvent, decision)
+    return hookProviders[entry.provider].encodeDecision(hookEvent, decision)
   })
 
   const handle = (request: Http.IncomingMessage, response: Http.ServerResponse): Effect.Effect<void> =>

@@ -19,7 +19,7 @@ import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
 import { eventDirection, type HookEventName } from "../services/HookEvent.ts"
-import { timeoutSeconds } from "../services/HookProviderCodex.ts"
+import { hookProviders } from "../services/HookProvider.ts"
 import { configuredTimeoutMs, hookCommand } from "../services/HookRelay.ts"
 import type { Decision } from "../services/Policy.ts"
 import {
@@ -38,6 +38,7 @@ import {
   RelayRegistry,
   type RelaySpec,
   type RelayState,
+  textOf,
   TooManyRelays
 } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
@@ -90,7 +91,10 @@ const approveWith =
   (call: ApprovalCall) =>
     Effect.gen(function* () {
       const redeemed = yield* actor
-        .ask<Decision | null>((reply) => ({ _tag: "Redeem", call, reply }), askDeadlineMs)
+        .ask<Decision | null>(
+          (reply) => ({ _tag: "Redeem", call, does: digestOf(textOf(call.call)), reply }),
+          askDeadlineMs
+        )
         .pipe(Effect.orElseSucceed(() => null))
       if (redeemed !== null) return { decision: redeemed, fromHook: true }
       const { callId, ...rest } = call
@@ -118,7 +122,7 @@ const approveWith =
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
   const bridges = yield* BridgeStore
-  const { decideFor, incidentFor } = yield* makeDeciding
+  const { decideFor, incidentFor, isDecided } = yield* makeDeciding
   const clients = yield* HookClients
   const { current } = yield* Epoch
   const supervisor = yield* (yield* SupervisionTree).supervisor("relays")
@@ -153,7 +157,9 @@ export const make = Effect.gen(function* () {
           recordPath,
           ...eventDirection(settings.directions, event),
           waits: spec.leaving !== undefined,
-          providerTimeoutMs: timeoutSeconds(event, configuredTimeoutMs(settings.hook, event)) * 1000
+          providerTimeoutMs:
+            hookProviders[spec.provider].timeoutSeconds(event, configuredTimeoutMs(settings.hook, event)) *
+            1000
         })
       ])
     )
@@ -211,6 +217,7 @@ export const make = Effect.gen(function* () {
       life,
       entry: {
         token,
+        provider: spec.provider,
         info: infoOf(facts, initialRelay(spec.sessionId)),
         allows: (event: HookEventName) => spec.allowedEvents.includes(event),
         decide,
@@ -252,6 +259,7 @@ export const make = Effect.gen(function* () {
       approve: approveWith(spec, actor, { decide, incident }),
       fence: (finished) => fenceWith(relayId, actor)(finished),
       incident,
+      isDecided: (callId) => isDecided(relayId, callId),
       rows,
       inherit: (rows) => tell({ _tag: "Inherited", kept: rows.flatMap((row) => inheritedOf(row) ?? []) }),
       attachSession: (sessionId) => tell({ _tag: "SessionAttached", sessionId })

@@ -3,6 +3,7 @@ import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { AgentDriver } from "../services/AgentDriver.ts"
+import { ClaudeDriver } from "../services/ClaudeDriver.ts"
 import { withoutDaemon } from "../services/CodexBinary.ts"
 import { PtySupervisor, RunInputRefused } from "../services/PtySupervisor.ts"
 import {
@@ -41,6 +42,7 @@ export const make = Effect.gen(function* () {
   const log = yield* RunLog
   const screen = yield* Screen
   const driver = yield* AgentDriver
+  const claude = yield* ClaudeDriver
   /** The attachment that is the writer, by run. An entry lives as long as the stream of its caller. */
   const writers = new Map<string, number>()
   let attachments = 0
@@ -137,6 +139,8 @@ export const make = Effect.gen(function* () {
   return RunControl.of({
     StartRun: ({ spec, variables }) =>
       runs.start({ ...spec, args: withoutDaemon(spec.command, spec.args) }, variables),
+    StartClaude: ({ request, variables }) => claude.start(request, variables),
+    ProveClaude: ({ cwd, variables }) => Effect.map(claude.prove(cwd, variables), (proven) => ({ proven })),
     ListRuns: ({ ended }) =>
       Effect.gen(function* () {
         const all = yield* runs.list

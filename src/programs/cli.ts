@@ -17,6 +17,8 @@ import { separated } from "../services/RunCommand.ts"
 import { Settings, version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
 import { follow, Json, show } from "./internal/answers.ts"
+import { claude } from "./internal/claudeVerb.ts"
+import { guardChecks } from "./internal/guardCheck.ts"
 import { approvals } from "./internal/approvalVerbs.ts"
 import { audit } from "./internal/auditVerbs.ts"
 import { parseDuration } from "./internal/duration.ts"
@@ -62,7 +64,7 @@ const status = Command.make(
 const relaysOpen = Command.make(
   "open",
   {
-    provider: Flag.Literals("provider", ["codex"]),
+    provider: Flag.Literals("provider", ["codex", "claude"]),
     session: Flag.String("session").pipe(
       Flag.withDefault(""),
       Flag.withDescription("The agent's session, shown in lists")
@@ -167,11 +169,15 @@ const doctor = Command.make(
     directions: Flag.Boolean("directions").pipe(
       Flag.withDefault(false),
       Flag.withDescription("Only: where each event falls, for each cause, when nobody can decide")
+    ),
+    guard: Flag.Boolean("guard").pipe(
+      Flag.withDefault(false),
+      Flag.withDescription("Only: have each agent call what is always refused, and see that it is")
     )
   },
-  Effect.fnUntraced(function* ({ directions }) {
+  Effect.fnUntraced(function* ({ directions, guard }) {
     if (directions) return yield* show(directionTable((yield* Settings).directions), Report.directions)
-    const checks = yield* runDoctor
+    const checks = yield* guard ? guardChecks : runDoctor
     yield* show(checks, Report.checks)
     if (checks.some((check) => check.status === "fail")) return yield* Effect.sync(() => process.exit(1))
   })
@@ -190,6 +196,7 @@ const holdfast = Command.make("holdfast").pipe(
     approvals,
     audit,
     codex,
+    claude,
     doctor,
     demo
   ]),

@@ -23,14 +23,17 @@ import * as AppServerProcess from "../layers/AppServerProcess.ts"
 import * as Approvals from "../layers/Approvals.ts"
 import * as AuditLog from "../layers/AuditLog.ts"
 import * as BridgeStore from "../layers/BridgeStore.ts"
+import * as ClaudeDriver from "../layers/ClaudeDriver.ts"
 import * as CodexAuth from "../layers/CodexAuth.ts"
 import * as CodexBinary from "../layers/CodexBinary.ts"
 import * as ControlHandlers from "../layers/ControlHandlers.ts"
 import * as ControlServer from "../layers/ControlServer.ts"
 import * as Database from "../layers/Database.ts"
 import * as Epoch from "../layers/Epoch.ts"
+import * as Guard from "../layers/Guard.ts"
 import * as HookClients from "../layers/HookClients.ts"
 import * as HookRelayServer from "../layers/HookRelayServer.ts"
+import * as HookSpool from "../layers/HookSpool.ts"
 import * as InstanceMark from "../layers/InstanceMark.ts"
 import * as Keeper from "../layers/Keeper.ts"
 import * as Operator from "../layers/Operator.ts"
@@ -104,10 +107,11 @@ const runs = Screen.layer.pipe(
 
 const graph = control.pipe(
   Layer.provideMerge(HookRelayServer.layer),
-  Layer.provide(AgentDriverCodex.layerKept),
+  Layer.provide([AgentDriverCodex.layerKept, ClaudeDriver.layer]),
   Layer.provide(AppServerLease.layer),
   Layer.provide(AppServerProcess.layerKept),
   Layer.provideMerge(RelayRegistry.layer),
+  Layer.provide([Guard.layer, HookSpool.layer]),
   Layer.provide(runs),
   Layer.provide(stores),
   Layer.provide(sweepAtEnd),

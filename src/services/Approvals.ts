@@ -307,6 +307,8 @@ export interface AskRequest {
   readonly facts: Effect.Effect<CallFacts>
   /** How long the caller can wait; then it is refused, and the approval stays open for the next identical call. */
   readonly holdMs: number
+  /** How long it can be answered; null, or longer than the config's = the config's. */
+  readonly expireMs: number | null
 }
 
 /** `reason` is a sentence for the agent and for the audit row. */

@@ -68,7 +68,11 @@ export const AuditVerification = Schema.Struct({
   checkpoints: Schema.Int,
   findings: Schema.Array(AuditFinding),
   /** All of them, also those that are not shown. */
-  found: Schema.Int
+  found: Schema.Int,
+  /** Calls that ran without a decision, and hooks that failed at their provider or never came. */
+  incidents: Schema.Int,
+  /** Hooks that let a call pass because nobody could decide it. */
+  fellOpen: Schema.Int
 })
 export type AuditVerification = typeof AuditVerification.Type
 
@@ -90,6 +94,8 @@ export interface Check {
   readonly begun: boolean
   readonly findings: ReadonlyArray<AuditFinding>
   readonly found: number
+  readonly incidents: number
+  readonly fellOpen: number
 }
 
 export const startCheck: Check = {
@@ -97,7 +103,9 @@ export const startCheck: Check = {
   older: 0,
   begun: false,
   findings: [],
-  found: 0
+  found: 0,
+  incidents: 0,
+  fellOpen: 0
 }
 
 const finding = (check: Check, seq: number, kind: AuditFinding["kind"]): Check => ({
@@ -105,6 +113,11 @@ const finding = (check: Check, seq: number, kind: AuditFinding["kind"]): Check =
   findings: check.findings.length < maxFindings ? [...check.findings, { seq, kind }] : check.findings,
   found: check.found + 1
 })
+
+const beforeCalls: ReadonlySet<string> = new Set(["pre_tool_use", "permission_request"])
+
+const hasFallenOpen = ({ event, source, policy, verdict }: AuditRow): boolean =>
+  beforeCalls.has(event) && verdict === "allow" && (source === "client" || policy === "unanswered")
 
 /** One more row, in the order of their numbers. */
 export const nextCheck = (hash: Hash, check: Check, { row, hash: stored }: Stored): Check => {
@@ -114,6 +127,8 @@ export const nextCheck = (hash: Hash, check: Check, { row, hash: stored }: Store
     ...check,
     begun: begun || stored !== null,
     older: check.older + (stored === null && !begun ? 1 : 0),
+    incidents: check.incidents + (row.source === "incident" ? 1 : 0),
+    fellOpen: check.fellOpen + (hasFallenOpen(row) ? 1 : 0),
     // From what is stored: a row that is wrong does not make all of the following wrong.
     last: { seq: row.seq, rows: last.rows + 1, hash: stored ?? expected }
   }
@@ -145,6 +160,8 @@ export const endCheck = (
     head,
     checkpoints: checkpoints.length,
     findings: ended.findings,
-    found: ended.found
+    found: ended.found,
+    incidents: check.incidents,
+    fellOpen: check.fellOpen
   }
 }

@@ -13,8 +13,8 @@ import { HookEventName } from "./HookEvent.ts"
 import { Vote } from "./Policy.ts"
 import { redact } from "./Redaction.ts"
 
-/** Where the decision was asked for: the native hook, or the app-server's approval request for the same call. */
-export const DecisionSource = Schema.Literals(["hook", "approval", "incident"])
+/** Where the decision was asked for: the native hook, the app-server's approval request for the same call; `client`: a hook client decided by itself. */
+export const DecisionSource = Schema.Literals(["hook", "approval", "incident", "client"])
 export type DecisionSource = typeof DecisionSource.Type
 
 export const AuditEntry = Schema.Struct({
@@ -95,6 +95,8 @@ export class AuditLog extends Context.Service<
       callId: string,
       event: HookEventName
     ) => Effect.Effect<AuditRow | null, AuditUnavailable>
+    /** Whether anybody was asked about a call of this relay before it was made. */
+    readonly isDecided: (relayId: string, callId: string) => Effect.Effect<boolean, AuditUnavailable>
     /** One row by its number; null when there is none. */
     readonly find: (seq: number) => Effect.Effect<AuditRecord | null, AuditUnavailable>
     /** All of it, oldest first, as it is when each piece of it is read. */

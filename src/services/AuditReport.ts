@@ -27,6 +27,15 @@ const findings: Readonly<Record<AuditFinding["kind"], (seq: number) => string>> 
   head: (seq) => `row ${seq} is not the one that the head names`
 }
 
+/** The answer to whether any call ran undecided, as far as agents reported what they ran. */
+const undecidedWords = ({ incidents, fellOpen }: AuditVerification): string =>
+  incidents === 0 && fellOpen === 0
+    ? "no call is known to have run undecided"
+    : [
+        `UNDECIDED: ${incidents} incident${incidents === 1 ? "" : "s"}, ${fellOpen} hook${fellOpen === 1 ? "" : "s"} that fell open;`,
+        "look for the sources `incident` and `client` in `holdfast audit export`"
+      ].join(" ")
+
 export const verification = (found: AuditVerification): string => {
   const { rows, older, last, head, checkpoints, findings: shown } = found
   const summary =
@@ -39,6 +48,7 @@ export const verification = (found: AuditVerification): string => {
       ? ["  the head outside of the database is gone, so a cut end would not show"]
       : []),
     ...shown.map(({ kind, seq }) => `  ${findings[kind](seq)}`),
-    ...(found.found > shown.length ? [`  and ${found.found - shown.length} more`] : [])
+    ...(found.found > shown.length ? [`  and ${found.found - shown.length} more`] : []),
+    undecidedWords(found)
   ].join("\n")
 }

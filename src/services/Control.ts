@@ -22,7 +22,9 @@ import {
 import { AuditVerification } from "./AuditChain.ts"
 import { AuditRecord, AuditRow, maxTailRows } from "./AuditLog.ts"
 import { EpochSwept } from "./Epoch.ts"
+import { Guards } from "./Guard.ts"
 import { HookEventName } from "./HookEvent.ts"
+import { ProviderName } from "./HookProvider.ts"
 import { MarkRange } from "./InstanceMark.ts"
 import { KeeperInfo } from "./Keeper.ts"
 import { OperatorsOnly } from "./Operator.ts"
@@ -50,6 +52,7 @@ export const GatewayStatus = Schema.Struct({
   reconciled: Schema.Array(Reconciled),
   policies: Schema.Array(Schema.String),
   hookClient: Schema.String,
+  guard: Guards,
   relays: Schema.Int,
   leases: Schema.Array(LeaseInfo)
 })
@@ -135,7 +138,7 @@ export const Control = RpcGroup.make(
   Rpc.make("VerifyAudit", { success: AuditVerification, error: ControlRefused }),
   Rpc.make("OpenRelay", {
     payload: {
-      provider: Schema.Literals(["codex"]),
+      provider: ProviderName,
       sessionId: Schema.NullOr(Schema.String),
       events: Schema.Array(HookEventName)
     },

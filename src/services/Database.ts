@@ -108,6 +108,14 @@ export const migrations: ReadonlyArray<Migration> = [
       `CREATE TRIGGER audit_checkpoints_stay_update BEFORE UPDATE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`,
       `CREATE TRIGGER audit_checkpoints_stay_delete BEFORE DELETE ON audit_checkpoints BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END`
     ]
+  },
+  {
+    name: "0008_claude_sessions",
+    statements: [
+      `CREATE TABLE claude_sessions (
+        run_id TEXT PRIMARY KEY, relay_id TEXT NOT NULL, generation INTEGER NOT NULL, spawned_by TEXT, canary_by REAL
+      ) STRICT`
+    ]
   }
 ]
 

@@ -45,6 +45,14 @@ export const HookEvent = Schema.Struct({
   cwd: Schema.NullOr(Schema.String),
   /** Present on tool events only. */
   call: Schema.NullOr(ToolCall),
+  /** What became of a call, as far as its provider says it; on events after one only. */
+  outcome: Schema.optionalKey(
+    Schema.Struct({
+      result: Schema.Unknown,
+      error: Schema.NullOr(Schema.String),
+      durationMs: Schema.NullOr(Schema.Finite)
+    })
+  ),
   raw: Schema.Unknown
 })
 export type HookEvent = typeof HookEvent.Type

@@ -9,8 +9,9 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
+import { allowPermission, fits, reasonOf, refusedRewrite, toolEvents } from "./HookAnswer.ts"
 import { HookEvent, HookEventName, type ToolCall } from "./HookEvent.ts"
-import { denyText, hookEventNames, maxAnswerBytes } from "./HookWire.ts"
+import { denyText, hookEventNames } from "./HookWire.ts"
 import type { Decision, Judgement } from "./Policy.ts"
 
 export { failureAnswer } from "./HookWire.ts"
@@ -50,19 +51,14 @@ const CodexPayload = Schema.Struct({
   cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
   tool_name: Schema.optionalKey(Schema.String),
   tool_input: Schema.optionalKey(Schema.Unknown),
-  tool_use_id: Schema.optionalKey(Schema.NullOr(Schema.String))
+  tool_use_id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  tool_response: Schema.optionalKey(Schema.Unknown)
 })
 type CodexPayload = typeof CodexPayload.Type
 
 /** Another shape than this is none a policy could read a command in, so it is refused as malformed. */
 const CommandInput = Schema.Struct({ command: Schema.String })
 const isCommandInput = Schema.is(CommandInput)
-
-const toolEvents: ReadonlySet<HookEventName> = new Set([
-  "pre_tool_use",
-  "permission_request",
-  "post_tool_use"
-])
 
 /** As generous as Codex's own parser, which trims a line before it looks: a path too many is a question, one missed a hole. */
 const patchHeader = /^[ \t]*\*\*\*[ \t]+(?:(?:add|update|delete)[ \t]+file|move[ \t]+to):[ \t]*(\S.*?)\s*$/gim
@@ -116,6 +112,10 @@ const eventOf = (payload: CodexPayload, raw: unknown, synthesizedId: () => strin
     turnId: payload.turn_id ?? null,
     cwd: payload.cwd ?? null,
     call,
+    // Codex does not say whether a command failed, nor how long it took.
+    ...(payload.hook_event_name === "post_tool_use"
+      ? { outcome: { result: payload.tool_response, error: null, durationMs: null } }
+      : {}),
     raw
   }
 }
@@ -142,14 +142,6 @@ export const decodeEvent = (
     : Result.succeed(decoded)
 }
 
-/** A reason is shown to the model; more than this is no reason any more. */
-export const maxReasonLength = 4000
-
-const reasonOf = (decision: Decision, otherwise: string): string => {
-  const reason = decision.reason.trim() || otherwise
-  return reason.length > maxReasonLength ? `${reason.slice(0, maxReasonLength)}...` : reason
-}
-
 /** Whether Codex applies a replaced input to this call: measured for these two tools, and only for this shape. */
 const canRewrite = (event: HookEvent, input: unknown): input is { readonly command: string } =>
   event.event === "pre_tool_use" &&
@@ -166,15 +158,10 @@ const rewriteText = (command: string): string =>
     }
   })
 
-/** Upper bound without encoding: a UTF-16 unit takes three bytes at most. */
-const fits = (text: string): boolean => text.length * 3 <= maxAnswerBytes
-
 const allowText = {
   // A bare `permissionDecision: "allow"` is reported as unsupported by Codex; silence is what lets a call run.
   pre_tool_use: "",
-  permission_request: JSON.stringify({
-    hookSpecificOutput: { hookEventName: "PermissionRequest", decision: { behavior: "allow" } }
-  })
+  permission_request: allowPermission
 }
 
 /**
@@ -189,12 +176,13 @@ export const settle = <J extends Judgement>(event: HookEvent, decision: J): J | 
     : fits(rewriteText(input.command))
       ? null
       : "into one too long to be sent"
-  if (problem === null) return decision
-  return {
-    ...decision,
-    verdict: { _tag: "deny" },
-    reason: `Holdfast: the policy ${decision.policy} rewrote this call ${problem}, so it is refused`
-  }
+  return problem === null ? decision : refusedRewrite(decision, problem)
+}
+
+/** The event with another input; null where the tool takes none like it. */
+export const rewritten = (event: HookEvent, input: unknown): HookEvent | null => {
+  const call = event.call === null ? null : toolCall(event.call.tool, input)
+  return call === null ? null : { ...event, call }
 }
 
 /** The exact stdout for a decision. Events that only report take no answer. */
@@ -205,7 +193,7 @@ export const encodeDecision = (event: HookEvent, given: Decision): string => {
     case "allow":
       return allowText[event.event]
     case "deny":
-      return denyText(event.event, reasonOf(decision, `refused by the policy ${decision.policy}`))
+      return denyText(event.event, reasonOf(decision))
     case "rewrite":
       return rewriteText((decision.verdict.input as { readonly command: string }).command)
   }

@@ -77,6 +77,11 @@ export const maxAnswerBytes = 1_000_000
 /** As BridgeStore writes them; a longer file is no record. */
 export const maxRecordBytes = 4096
 
+/** Beside the directory of records: a line for each hook that a client had to decide by itself. */
+export const spoolName = "undecided.log"
+/** Some seven hundred lines; what comes after them is not noted until a gateway has taken them. */
+export const maxSpoolBytes = 65_536
+
 /** The head of an answer has five short lines; one above this is not an answer. */
 export const maxHeadBytes = 16_384
 

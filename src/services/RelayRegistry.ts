@@ -15,6 +15,7 @@ import type * as Scope from "effect/Scope"
 import type { AuditRow, AuditUnavailable, DecisionSource } from "./AuditLog.ts"
 import type { BridgeWriteError } from "./BridgeStore.ts"
 import { type HookEvent, HookEventName, type ToolCall } from "./HookEvent.ts"
+import type { ProviderName } from "./HookProvider.ts"
 import type { Decision } from "./Policy.ts"
 import type { DirectoryRefused } from "./PrivateDirectory.ts"
 
@@ -22,7 +23,7 @@ import type { DirectoryRefused } from "./PrivateDirectory.ts"
 export const RelayId = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9._-]{1,128}$/))
 
 export interface RelaySpec {
-  readonly provider: "codex"
+  readonly provider: ProviderName
   readonly runId: string
   /** The run that asked for this one; absent = nobody. */
   readonly spawnedBy?: string | null
@@ -37,6 +38,8 @@ export interface RelaySpec {
    * never.
    */
   readonly leaving?: Effect.Effect<boolean>
+  /** Told of each event before it is decided; absent: nobody. */
+  readonly heard?: (event: HookEvent) => Effect.Effect<void>
 }
 
 /** What an operator sees of a relay. */
@@ -84,6 +87,8 @@ export interface Relay {
   ) => Effect.Effect<{ readonly decision: Decision; readonly fromHook: boolean }, AuditUnavailable>
   /** Records that the agent's own machinery let a hook fail, which is as bad as no hook. */
   readonly incident: (callId: string, detail: string) => Effect.Effect<void, AuditUnavailable>
+  /** Whether a call with this id was asked about at all, by this gateway or an earlier one. */
+  readonly isDecided: (callId: string) => Effect.Effect<boolean, AuditUnavailable>
   /** This relay's rows, as they fall; a reader that falls behind loses the oldest. */
   readonly rows: Queue.Dequeue<AuditRow>
   /**
@@ -112,11 +117,14 @@ export class FenceNotRaised extends Schema.TaggedError<FenceNotRaised>()("FenceN
   }
 }
 
-/** One hook decision that an approval may still use up. `text` is what the tool was finally allowed to do. */
+/**
+ * One hook decision that an approval may still use up: some hundred bytes, however large its call. `does` is a digest of what
+ * the tool was finally allowed to do.
+ */
 export interface Kept {
   readonly callId: string | null
   readonly tool: string
-  readonly text: string
+  readonly does: string
   readonly decision: Decision
 }
 
@@ -199,8 +207,8 @@ export const fencedBecause = (fence: FenceState, call: Remembered, begun: number
     : null
 }
 
-/** A decision on a larger call is not kept for its approval, which is then decided anew. */
-export const maxKeptTextLength = 65_536
+/** A rewrite to something larger is not kept for its approval, which is then decided anew. */
+export const maxKeptInputLength = 16_384
 
 export interface RelayState {
   readonly phase: "live" | "lingering"
@@ -231,6 +239,8 @@ export type RelayEvent =
   | {
       readonly _tag: "Redeem"
       readonly call: ApprovalCall
+      /** A digest of what it asks for. */
+      readonly does: string
       readonly reply: Deferred.Deferred<Decision | null>
     }
   | { readonly _tag: "RunEnded"; readonly noted: Deferred.Deferred<void> }
@@ -264,14 +274,14 @@ export const canonical = (value: unknown): string =>
  * Whether a kept decision is about the call an approval asks for. An id must be equal; where the request shows what will
  * run, that must be equal too. Codex's file-change request shows no patch, so there the id alone has to do.
  */
-const isAbout = (kept: Kept, { callId, call }: ApprovalCall): boolean =>
+const isAbout = (kept: Kept, { callId, call }: ApprovalCall, does: string): boolean =>
   callId === null
-    ? kept.tool === call.tool && kept.text === textOf(call)
-    : kept.callId === callId && (call.kind === "patch" || kept.text === textOf(call))
+    ? kept.tool === call.tool && kept.does === does
+    : kept.callId === callId && (call.kind === "patch" || kept.does === does)
 
 /** The index of the only decision on this call, or null: none and several are both ambiguous. */
-export const redeemable = (kept: ReadonlyArray<Kept>, call: ApprovalCall): number | null => {
-  const matches = kept.flatMap((entry, index) => (isAbout(entry, call) ? [index] : []))
+const redeemable = (kept: ReadonlyArray<Kept>, call: ApprovalCall, does: string): number | null => {
+  const matches = kept.flatMap((entry, index) => (isAbout(entry, call, does) ? [index] : []))
   return matches.length === 1 ? matches[0]! : null
 }
 
@@ -308,7 +318,7 @@ export const nextRelay =
       case "SessionAttached":
         return [{ ...state, sessionId: event.sessionId }, []]
       case "Redeem": {
-        const index = redeemable(state.kept, event.call)
+        const index = redeemable(state.kept, event.call, event.does)
         return index === null
           ? [state, [{ _tag: "Answer", reply: event.reply, decision: null }]]
           : [
@@ -337,6 +347,7 @@ export class TooManyRelays extends Schema.TaggedError<TooManyRelays>()("TooManyR
 /** What the hook server needs to check a request, in one look. */
 export interface RelayEntry {
   readonly info: RelayInfo
+  readonly provider: ProviderName
   readonly token: string
   readonly allows: (event: HookEventName) => boolean
   readonly decide: Relay["decide"]

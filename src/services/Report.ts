@@ -5,6 +5,7 @@ import type { LeaseInfo, Retirement } from "./AppServerLease.ts"
 import type { AuditRow } from "./AuditLog.ts"
 import type { GatewayStatus } from "./Control.ts"
 import { adoptedNote, type Check, circuitRemedy } from "./Doctor.ts"
+import type { GuardState } from "./Guard.ts"
 import type { directionTable, FailureCause } from "./HookEvent.ts"
 import type { RelayInfo } from "./RelayRegistry.ts"
 import type { KeeperInfo } from "./Keeper.ts"
@@ -213,6 +214,18 @@ export const reaped = (all: ReadonlyArray<Reconciled>): string =>
     ? "no run is without a supervisor"
     : table(all.map((one) => [one.runId, dealingWords(one)]))
 
+/** Whether the hooks of a provider are in force, as far as anybody has seen. */
+export const guardWords = (guard: GuardState, now: number): string => {
+  switch (guard._tag) {
+    case "unproven":
+      return "UNPROVEN: no hook of it has come yet; `holdfast doctor --guard` tries one"
+    case "proven":
+      return `PROVEN ${formatAge(Math.max(0, now - guard.at))} ago`
+    case "broken":
+      return `BROKEN ${formatAge(Math.max(0, now - guard.at))} ago: ${oneLine(guard.reason, 120)}`
+  }
+}
+
 export const status = (gateway: GatewayStatus): string => {
   const now = gateway.startedAt + gateway.upMs
   const swept = gateway.swept.map(
@@ -228,6 +241,10 @@ export const status = (gateway: GatewayStatus): string => {
     ["keeper", keeperWords(gateway.keeper, now)],
     ["runs of earlier keepers", reconciledWords(gateway.reconciled)],
     ["policies", gateway.policies.length === 0 ? "none" : gateway.policies.join(", ")],
+    ...Object.entries(gateway.guard).map(([provider, guard]) => [
+      `guard of ${provider}`,
+      guardWords(guard, now)
+    ]),
     ["hook client", gateway.hookClient],
     ["relays", String(gateway.relays)],
     ...gateway.leases.flatMap((lease) => leaseRows(lease, now)),

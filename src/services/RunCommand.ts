@@ -27,6 +27,17 @@ export const shellVariables = [
 /** What a run's request takes of any length of time: a year. */
 export const longestMs = 31_536_000_000
 
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** Those that its caller has. */
+export const shellsOwn = (caller: Environment): Readonly<Record<string, string>> =>
+  Object.fromEntries(
+    shellVariables.flatMap((name) => {
+      const value = caller[name]
+      return value === undefined ? [] : [[name, value] as const]
+    })
+  )
+
 export class RunSpecRefused extends Schema.TaggedError<RunSpecRefused>()("RunSpecRefused", {
   problem: Schema.String
 }) {
@@ -59,8 +70,6 @@ export interface RunCommand {
   readonly spec: RunSpec
   readonly variables: Readonly<Record<string, string>>
 }
-
-type Environment = Readonly<Record<string, string | undefined>>
 
 const refuse = (problem: string) => Result.fail(new RunSpecRefused({ problem }))
 
@@ -95,10 +104,7 @@ export const commandOf = (
   if (plain.replace && scope === null) return refuse("--replace needs --scope: it says which run to replace.")
   return Result.flatMap(Result.all(given.map((text) => parseVariable(text, caller))), (parsed) => {
     const env = Object.fromEntries(parsed.flatMap(Option.toArray))
-    const taken = shellVariables.flatMap((variable) => {
-      const value = caller[variable]
-      return value === undefined || variable in env ? [] : [[variable, value] as const]
-    })
+    const taken = Object.entries(shellsOwn(caller)).filter(([variable]) => !(variable in env))
     const spec: RunSpec = {
       ...runDefaults,
       ...plain,
@@ -126,11 +132,12 @@ const switches = /^(?:-[dhv]+|--(?:detach|replace|pty|no-pty|json|help|version))
 
 /**
  * The words of a command line with `--` before the command of a `run`, where nobody wrote it: what follows the command
- * belongs to the command.
+ * belongs to the command. Behind `claude` what is none of our few options belongs to Claude Code.
  */
 export const separated = (words: ReadonlyArray<string>): ReadonlyArray<string> => {
   let verb = 0
   while (words[verb]?.startsWith("-") === true && switches.test(words[verb]!)) verb++
+  if (words[verb] === "claude") return behindClaude(words, verb + 1)
   if (words[verb] !== "run") return words
   for (let at = verb + 1; at < words.length; at++) {
     const word = words[at]!
@@ -139,4 +146,14 @@ export const separated = (words: ReadonlyArray<string>): ReadonlyArray<string> =
     if (!switches.test(word) && !word.includes("=")) at++
   }
   return words
+}
+
+/** Everything else is Claude Code's. */
+const ownOfClaude = /^--?(?:name|env|e|json|help|h|version|completions|log-level)(?:=|$)/
+
+const behindClaude = (words: ReadonlyArray<string>, from: number): ReadonlyArray<string> => {
+  let at = from
+  while (at < words.length && ownOfClaude.test(words[at]!))
+    at += /^--?(?:name|env|e)$/.test(words[at]!) ? 2 : 1
+  return at >= words.length || words[at] === "--" ? words : [...words.slice(0, at), "--", ...words.slice(at)]
 }

@@ -8,6 +8,7 @@ import * as Schema from "effect/Schema"
 import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
 import { ActiveTurn } from "./AgentDriver.ts"
+import { ClaudeRequest, ClaudeStartError } from "./ClaudeDriver.ts"
 import {
   KeeperUnavailable,
   RunAmbiguous,
@@ -135,6 +136,18 @@ export const RunControl = RpcGroup.make(
     },
     success: RunInfo,
     error: Schema.Union([RunNameInUse, ScopeInUse, TooManyRuns, RunLedgerError, KeeperUnavailable])
+  }),
+  /** As a governed run; what it prints and how it ends is followed like any other's. */
+  Rpc.make("StartClaude", {
+    payload: { request: ClaudeRequest, variables: Schema.Record(Schema.String, Schema.String) },
+    success: RunInfo,
+    error: ClaudeStartError
+  }),
+  /** Starts one that can reach no model, and ends it: whether its hooks answered. */
+  Rpc.make("ProveClaude", {
+    payload: { cwd: RunSpec.fields.cwd, variables: Schema.Record(Schema.String, Schema.String) },
+    success: Schema.Struct({ proven: Schema.Boolean }),
+    error: ClaudeStartError
   }),
   Rpc.make("ListRuns", {
     payload: { ended: Schema.Boolean },

@@ -68,8 +68,14 @@ export const ended = (run: RunInfo): string =>
 
 const stateWords = (run: RunInfo): string => `${run.state.toLowerCase()}${run.warned ? ", silent" : ""}`
 
+/** The hooks of a governed session are none of what its person typed. */
+const typed = (args: ReadonlyArray<string>): ReadonlyArray<string> =>
+  args[0] === "--settings" && args[1]?.startsWith('{"disableAllHooks":false,"hooks":') === true
+    ? args.slice(2)
+    : args
+
 const commandWords = ({ command, args }: RunInfo["spec"]): string =>
-  oneLine([command, ...args].map(quoted).join(" "), 80)
+  oneLine([command, ...typed(args)].map(quoted).join(" "), 80)
 
 /** `all`: with how each ended. */
 export const runs = ({ runs, turns, now }: RunList, all: boolean): string => {

@@ -48,6 +48,7 @@ export const request = (
     callId: "call-1",
     call: { tool: "Bash", kind: "shell", subject: "npm publish", cwd: "/repo" },
     policy: "publishing",
+    expireMs: null,
     reason: "publishing is for people",
     facts: Effect.succeed(facts()),
     holdMs: 60_000,

@@ -71,6 +71,7 @@ export const layerFake = Layer.effectContext(
           decided: 0,
           refused: 0
         },
+        provider: "codex",
         token,
         allows: (event) => events.includes(event),
         decide: (event, source) =>

@@ -1,5 +1,6 @@
 /** What an operator is shown, with nothing unusual about it. */
 import type { LeaseInfo } from "../../src/services/AppServerLease.ts"
+import { unproven } from "../../src/services/Guard.ts"
 import type { GatewayStatus } from "../../src/services/Control.ts"
 import { identity } from "./ProcessIdentity.ts"
 
@@ -42,6 +43,7 @@ export const status = (over: Partial<GatewayStatus> = {}): GatewayStatus => ({
   },
   reconciled: [],
   policies: [],
+  guard: unproven,
   hookClient: "perl",
   relays: 0,
   leases: [],

@@ -60,6 +60,8 @@ export interface WorldOptions {
   /** What `backgroundTerminals/list` shows, look by look; then nothing. */
   readonly terminals?: ReadonlyArray<ReadonlyArray<string>>
   readonly fenced?: Fenced | "fails"
+  /** Ids of calls that no hook asked about. */
+  readonly undecided?: ReadonlyArray<string>
   /** Codex opens no thread before. */
   readonly opening?: Deferred.Deferred<void>
   /** So many opened threads turn out to run with full access, whatever was asked for. */
@@ -267,6 +269,7 @@ export const world = Effect.fnUntraced(function* (
           : Effect.succeed(options.fenced ?? { decided: 0, inDoubt: 0 })
       }),
     incident: (callId) => Effect.sync(() => log.push(`incident ${callId}`)),
+    isDecided: (callId) => Effect.succeed(!(options.undecided ?? []).includes(callId)),
     rows,
     inherit: (rows) => Effect.sync(() => log.push(`inherit [${rows.map(({ callId }) => callId).join(" ")}]`)),
     attachSession: (sessionId) => Effect.sync(() => log.push(`session ${sessionId}`))

@@ -13,6 +13,7 @@ import { DatabaseSync } from "node:sqlite"
 import * as ControlClient from "../../src/layers/ControlClient.ts"
 import type { AgentEvent, ThreadChoice } from "../../src/services/AgentDriver.ts"
 import type { MarkRange } from "../../src/services/InstanceMark.ts"
+import { spoolName } from "../../src/services/HookWire.ts"
 import { overridesFor } from "../../src/services/ScriptedProvider.ts"
 import type { ConfigFile } from "../../src/services/ConfigFile.ts"
 import { resolve, Settings } from "../../src/services/Settings.ts"
@@ -90,6 +91,13 @@ const kill = (pid: number): void => {
     // It has gone meanwhile.
   }
 }
+
+/**
+ * What is in a place's runtime directory, but for the note of a hook that had to decide by itself while there was no gateway:
+ * the next one takes that.
+ */
+export const runtimeFiles = ({ runtimeDir }: TestHome): ReadonlyArray<string> =>
+  fs.readdirSync(runtimeDir, { recursive: true, encoding: "utf8" }).filter((name) => name !== spoolName)
 
 export interface Ran {
   readonly code: number | null

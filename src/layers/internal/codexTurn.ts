@@ -73,6 +73,15 @@ export const eventOfItem = ({ threadId, item }: ItemEvent): AgentEvent | null =>
   }
 }
 
+/** Items that are a tool's work. */
+const toolItems: ReadonlySet<string> = new Set(["commandExecution", "fileChange", "mcpToolCall"])
+
+const ranUndecided = "a tool call ran of which no hook had asked"
+
+/** Declined ones have not. */
+const hasRun = ({ item }: ItemEvent): boolean =>
+  toolItems.has(item.type) && (item.status === "completed" || item.status === "failed")
+
 /** What was seen of a turn, for whoever goes on with it after a loss. */
 export interface Seen {
   /** Every thread of the run and the turn that runs on it: the root's, and its sub-agents' as they show. */
@@ -245,6 +254,10 @@ export const runTurn = Effect.fnUntraced(function* (options: {
       if (seen.finished.size < maxFinished) seen.finished.add(entry.item.id)
       const event = eventOfItem(entry)
       if (event) yield* emit(event)
+      if (hasRun(entry) && !(yield* relay.isDecided(entry.item.id))) {
+        yield* relay.incident(entry.item.id, ranUndecided)
+        return yield* new HookIncident({ callId: entry.item.id, detail: ranUndecided })
+      }
       return null
     }
     if (method === "hook/completed") {

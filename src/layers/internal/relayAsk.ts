@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect"
 import { Approvals, type AskedCall } from "../../services/Approvals.ts"
 import { maxSubjectLength, shown } from "../../services/AuditLog.ts"
 import { defaultDirection, type HookEvent } from "../../services/HookEvent.ts"
+import { providerOf } from "../../services/HookProvider.ts"
 import { Policy, type Decision, type Judgement } from "../../services/Policy.ts"
 import type { RelaySpec } from "../../services/RelayRegistry.ts"
 import { factsOf } from "./callFacts.ts"
@@ -31,13 +32,16 @@ export const makeAsk = Effect.gen(function* () {
   ) {
     const { verdict } = judged
     if (verdict._tag !== "ask") return { ...judged, verdict }
-    const { call } = event
+    const { call } =
+      verdict.input === undefined
+        ? event
+        : { call: providerOf(event)?.rewritten(event, verdict.input)?.call ?? null }
     if (call === null || defaultDirection(event.event) === "open")
       return refused(judged, `${judged.reason}: nobody can be asked about an event that is no tool call`)
     const asked: AskedCall = {
       tool: call.tool,
       kind: call.kind,
-      subject: shown(subjectOf(event), maxShownLength),
+      subject: shown(subjectOf({ call }), maxShownLength),
       cwd: event.cwd
     }
     return yield* approvals
@@ -50,6 +54,7 @@ export const makeAsk = Effect.gen(function* () {
         },
         callId: event.callId.id,
         call: asked,
+        expireMs: verdict.timeoutMs ?? null,
         policy: judged.policy,
         reason: judged.reason,
         facts: factsOf(event, call, version),
@@ -58,7 +63,11 @@ export const makeAsk = Effect.gen(function* () {
       .pipe(
         Effect.map(({ allowed, reason }): Decision => ({
           ...judged,
-          verdict: { _tag: allowed ? "allow" : "deny" },
+          verdict: !allowed
+            ? { _tag: "deny" }
+            : verdict.input === undefined
+              ? { _tag: "allow" }
+              : { _tag: "rewrite", input: verdict.input },
           reason
         })),
         Effect.catch((error) =>

@@ -11,13 +11,14 @@ import {
   type ToolCall
 } from "../../services/HookEvent.ts"
 import type { AuditRow } from "../../services/AuditLog.ts"
+import { maxReasonLength } from "../../services/HookAnswer.ts"
 import type { Decision, Judgement } from "../../services/Policy.ts"
 import {
   type ApprovalCall,
   fencedBecause,
   type FenceState,
   type Kept,
-  maxKeptTextLength,
+  maxKeptInputLength,
   type Remembered,
   textOf
 } from "../../services/RelayRegistry.ts"
@@ -32,12 +33,12 @@ const grantedText = (call: ToolCall, { verdict }: Judgement): string => {
 export const keptOf = (event: HookEvent, decision: Decision): Kept | null => {
   if (event.call === null) return null
   const text = grantedText(event.call, decision)
-  if (text.length > maxKeptTextLength) return null
+  if (decision.verdict._tag === "rewrite" && text.length > maxKeptInputLength) return null
   return {
     callId: event.callId._tag === "native" ? event.callId.id : null,
     tool: event.call.tool,
-    text,
-    decision
+    does: digestOf(text),
+    decision: { ...decision, reason: decision.reason.slice(0, maxReasonLength) }
   }
 }
 
@@ -84,8 +85,7 @@ export const unanswered = (directions: DirectionOverrides, event: HookEvent): De
   votes: []
 })
 
-export const subjectOf = (event: HookEvent): string => {
-  const call = event.call
+export const subjectOf = ({ call }: Pick<HookEvent, "call">): string => {
   if (call === null) return ""
   return call.command !== null && call.kind !== "patch" ? call.command : call.paths.join(" ") || textOf(call)
 }
@@ -100,7 +100,7 @@ export const inheritedOf = (row: AuditRow): Kept | null =>
     : {
         callId: row.callId,
         tool: row.tool,
-        text: row.subject,
+        does: digestOf(row.subject),
         decision: {
           verdict: { _tag: row.verdict },
           policy: row.policy,

@@ -5,8 +5,9 @@ import * as Queue from "effect/Queue"
 import type { Actor } from "../../services/Actor.ts"
 import { AuditLog, type AuditEntry, type AuditRow, type DecisionSource } from "../../services/AuditLog.ts"
 import { Epoch } from "../../services/Epoch.ts"
+import { canaryDecision, isCanaryCall } from "../../services/Guard.ts"
 import type { HookEvent, HookEventName } from "../../services/HookEvent.ts"
-import { settle, timeoutSeconds } from "../../services/HookProviderCodex.ts"
+import { hookProviders, settleAt } from "../../services/HookProvider.ts"
 import { answerMarginMs, clientDeadlineMs, configuredTimeoutMs } from "../../services/HookRelay.ts"
 import { type Decision, type Judgement, Policy } from "../../services/Policy.ts"
 import type { Kept, Relay, RelayEvent, RelaySpec, RelayState } from "../../services/RelayRegistry.ts"
@@ -22,10 +23,11 @@ export const makeDeciding = Effect.gen(function* () {
   const { current } = yield* Epoch
 
   /** An approval request of the app-server waits for as long as it takes; a hook has a client with a deadline. */
-  const holdMs = (event: HookEventName, source: DecisionSource): number =>
+  const holdMs = ({ provider }: RelaySpec, event: HookEventName, source: DecisionSource): number =>
     source === "hook"
-      ? clientDeadlineMs(timeoutSeconds(event, configuredTimeoutMs(settings.hook, event)) * 1000) -
-        answerMarginMs
+      ? clientDeadlineMs(
+          hookProviders[provider].timeoutSeconds(event, configuredTimeoutMs(settings.hook, event)) * 1000
+        ) - answerMarginMs
       : settings.approvals.expireMs
 
   const decideFor =
@@ -38,6 +40,7 @@ export const makeDeciding = Effect.gen(function* () {
     (asked, source) =>
       Effect.gen(function* () {
         const event: HookEvent = { ...asked, spawnedBy: spec.spawnedBy ?? null }
+        if (spec.heard !== undefined) yield* spec.heard(event)
         const begun = (yield* actor.state).fence.raised
         const startedAt = yield* Clock.currentTimeNanos
         const record = Effect.fnUntraced(function* (decision: Decision) {
@@ -82,9 +85,12 @@ export const makeDeciding = Effect.gen(function* () {
               : { ...judged, verdict: { _tag: "deny" as const }, policy: "fence", reason: repeats }
           })
         const judging = Effect.gen(function* () {
+          if (isCanaryCall(event.call)) return canaryDecision
           // Nobody is asked about a call that may not run anyway.
-          const judged = yield* fenced(settle(event, yield* policy.decide(event)))
-          return yield* ask(relayId, spec, event, judged, holdMs(event.event, source))
+          const judged = yield* fenced(
+            settleAt(hookProviders[spec.provider], event, yield* policy.decide(event))
+          )
+          return yield* ask(relayId, spec, event, judged, holdMs(spec, event.event, source))
         })
         // Of a relay that an earlier gateway had, a hook may come back for an answer that it did not get.
         if (spec.leaving !== undefined && (spec.generation ?? 1) > 1 && source === "hook") {
@@ -137,5 +143,5 @@ export const makeDeciding = Effect.gen(function* () {
     yield* Queue.offer(rows, row)
   })
 
-  return { decideFor, incidentFor }
+  return { decideFor, incidentFor, isDecided: audit.isDecided }
 })

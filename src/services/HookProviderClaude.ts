@@ -1,0 +1,284 @@
+/**
+ * HookProviderClaude: Claude Code's hooks in our words: its payload in, the exact stdout it honours out, and the settings that
+ * put a session under a relay.
+ *
+ * Measured on 2.1.329: a call runs when its hook fails, hangs or says something odd, unless the handler has
+ * `onFailure: "block"`, which versions before 2.1.295 ignore. So the command that is installed turns every odd end into a
+ * refusal by itself, and a refusal is JSON at exit 0: with another status the whole command line is shown to the model.
+ */
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import { allowPermission, fits, reasonOf, refusedRewrite, toolEvents } from "./HookAnswer.ts"
+import type { HookEvent, HookEventName, ToolCall } from "./HookEvent.ts"
+import { denyText, hookEventNames } from "./HookWire.ts"
+import type { Decision, Judgement } from "./Policy.ts"
+
+const provider = "claude"
+
+/** Claude's names of each of our events; a failed call has an event of its own. */
+const claudeNames: Readonly<Partial<Record<HookEventName, ReadonlyArray<string>>>> = {
+  pre_tool_use: ["PreToolUse"],
+  permission_request: ["PermissionRequest"],
+  post_tool_use: ["PostToolUse", "PostToolUseFailure"],
+  user_prompt_submit: ["UserPromptSubmit"],
+  session_start: ["SessionStart"],
+  session_end: ["SessionEnd"],
+  subagent_start: ["SubagentStart"],
+  subagent_stop: ["SubagentStop"],
+  pre_compact: ["PreCompact"],
+  post_compact: ["PostCompact"],
+  stop: ["Stop"]
+}
+
+/** The events of ours that Claude Code has. */
+export const claudeEvents: ReadonlyArray<HookEventName> = hookEventNames.filter(
+  (event) => event in claudeNames
+)
+
+const Params = Schema.Record(Schema.String, Schema.Unknown)
+const isParams = Schema.is(Params)
+
+/** What we read of a payload. Claude may add fields; they stay in `raw`. */
+const ClaudePayload = Schema.Struct({
+  hook_event_name: Schema.String,
+  session_id: Schema.String,
+  agent_id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  prompt_id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  cwd: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  tool_name: Schema.optionalKey(Schema.String),
+  tool_input: Schema.optionalKey(Schema.Unknown),
+  tool_use_id: Schema.optionalKey(Schema.NullOr(Schema.String)),
+  tool_response: Schema.optionalKey(Schema.Unknown),
+  error: Schema.optionalKey(Schema.Unknown),
+  duration_ms: Schema.optionalKey(Schema.NullOr(Schema.Finite))
+})
+type ClaudePayload = typeof ClaudePayload.Type
+
+/** The field of each tool's input that names the file it touches; absolute by the time a hook sees it. */
+const fileOf: Readonly<Record<string, { readonly field: string; readonly writes: boolean }>> = {
+  Write: { field: "file_path", writes: true },
+  Edit: { field: "file_path", writes: true },
+  MultiEdit: { field: "file_path", writes: true },
+  NotebookEdit: { field: "notebook_path", writes: true },
+  Read: { field: "file_path", writes: false }
+}
+
+/** Null: an input in which no policy could read what would be done. */
+const toolCall = (tool: string, input: unknown): ToolCall | null => {
+  if (!isParams(input)) return null
+  if (tool === "Bash") {
+    const { command } = input
+    return typeof command === "string" ? { tool, kind: "shell", command, paths: [], input } : null
+  }
+  const file = Object.hasOwn(fileOf, tool) ? fileOf[tool] : undefined
+  if (file !== undefined) {
+    const path = input[file.field]
+    if (typeof path !== "string") return null
+    return { tool, kind: file.writes ? "patch" : "other", command: null, paths: [path], input }
+  }
+  return { tool, kind: tool.startsWith("mcp__") ? "mcp" : "other", command: null, paths: [], input }
+}
+
+export class ClaudePayloadMalformed extends Schema.TaggedError<ClaudePayloadMalformed>()(
+  "ClaudePayloadMalformed",
+  { problem: Schema.Literals(["json", "shape", "event", "tool"]) }
+) {
+  override get message(): string {
+    const what = {
+      json: "it is not JSON",
+      shape: "a field is missing or has another type",
+      event: "it is of another event than the one it was sent for",
+      tool: "it does not say what the tool would do"
+    }
+    return `Claude Code's hook payload cannot be read: ${what[this.problem]}. Check that this version of it is supported (\`holdfast doctor\`).`
+  }
+}
+
+const decodePayload = Schema.decodeUnknownResult(ClaudePayload)
+
+const outcomeOf = (payload: ClaudePayload): NonNullable<HookEvent["outcome"]> => ({
+  result: payload.tool_response,
+  error: typeof payload.error === "string" ? payload.error : null,
+  durationMs: payload.duration_ms ?? null
+})
+
+/** A payload's text in our words. `synthesizedId` names a call that Claude gave no id, as in a permission request. */
+export const decodeEvent = (
+  event: HookEventName,
+  text: string,
+  synthesizedId: () => string
+): Result.Result<HookEvent, ClaudePayloadMalformed> => {
+  const malformed = (problem: ClaudePayloadMalformed["problem"]) =>
+    Result.fail(new ClaudePayloadMalformed({ problem }))
+  let raw: unknown
+  try {
+    raw = JSON.parse(text)
+  } catch {
+    return malformed("json")
+  }
+  const decoded = decodePayload(raw)
+  if (Result.isFailure(decoded)) return malformed("shape")
+  const payload = decoded.success
+  if (claudeNames[event]?.includes(payload.hook_event_name) !== true) return malformed("event")
+  const isTool = toolEvents.has(event)
+  const call =
+    isTool && payload.tool_name !== undefined ? toolCall(payload.tool_name, payload.tool_input) : null
+  if (isTool && call === null) return malformed("tool")
+  return Result.succeed({
+    event,
+    provider,
+    callId: payload.tool_use_id
+      ? { _tag: "native", id: payload.tool_use_id }
+      : { _tag: "synthesized", id: synthesizedId() },
+    sessionId: payload.session_id,
+    agentId: payload.agent_id ?? null,
+    spawnedBy: null,
+    turnId: payload.prompt_id ?? null,
+    cwd: payload.cwd ?? null,
+    call,
+    ...(event === "post_tool_use" ? { outcome: outcomeOf(payload) } : {}),
+    raw
+  })
+}
+
+/** The event with another input; null where no tool takes it. */
+export const rewritten = (event: HookEvent, input: unknown): HookEvent | null => {
+  const call = event.call === null ? null : toolCall(event.call.tool, input)
+  return call === null ? null : { ...event, call }
+}
+
+/** Claude replaces the whole input, of any tool, and checks the new one against its rules and its own shape. */
+const rewriteText = (event: HookEvent, input: unknown): string =>
+  JSON.stringify({
+    hookSpecificOutput:
+      event.event === "pre_tool_use"
+        ? { hookEventName: "PreToolUse", permissionDecision: "allow", updatedInput: input }
+        : { hookEventName: "PermissionRequest", decision: { behavior: "allow", updatedInput: input } }
+  })
+
+export const settle = <J extends Judgement>(event: HookEvent, decision: J): J | Decision => {
+  if (decision.verdict._tag !== "rewrite") return decision
+  const { input } = decision.verdict
+  if (
+    rewritten(event, input) === null ||
+    (event.event !== "pre_tool_use" && event.event !== "permission_request")
+  )
+    return refusedRewrite(decision, "in a way that Claude Code cannot apply")
+  return fits(rewriteText(event, input)) ? decision : refusedRewrite(decision, "into one too long to be sent")
+}
+
+/** What a policy allows by name is allowed; where none had a say Claude's own permissions go on. */
+const allowText = JSON.stringify({
+  hookSpecificOutput: { hookEventName: "PreToolUse", permissionDecision: "allow" }
+})
+
+/** The exact stdout for a decision. Events that only report take no answer. */
+export const encodeDecision = (event: HookEvent, given: Decision): string => {
+  if (event.event !== "pre_tool_use" && event.event !== "permission_request") return ""
+  const decision = settle(event, given)
+  switch (decision.verdict._tag) {
+    case "allow":
+      return event.event === "permission_request"
+        ? allowPermission
+        : decision.policy === "default"
+          ? ""
+          : allowText
+    case "deny":
+      return denyText(event.event, reasonOf(decision))
+    case "rewrite":
+      return rewriteText(event, decision.verdict.input)
+  }
+}
+
+/** All SessionEnd hooks together get 1.5 s. */
+const sessionEndSeconds = 1
+
+export const timeoutSeconds = (event: HookEventName, configuredMs: number): number => {
+  const seconds = Math.max(1, Math.floor(configuredMs / 1000))
+  return event === "session_end" ? Math.min(sessionEndSeconds, seconds) : seconds
+}
+
+/** Those before which Claude waits to act: a failure of the hook itself must stop it. */
+const blocking: ReadonlySet<HookEventName> = new Set(["pre_tool_use", "permission_request"])
+
+/**
+ * The value of `--settings` for a session under a relay. `disableAllHooks: false` holds against a project that sets it; one
+ * handler that Claude does not understand would drop all of it without a word, so there is nothing in it but these.
+ */
+export const settingsOf = (
+  commands: Readonly<Partial<Record<HookEventName, string>>>,
+  timeoutOf: (event: HookEventName) => number
+): string =>
+  JSON.stringify({
+    disableAllHooks: false,
+    hooks: Object.fromEntries(
+      claudeEvents.flatMap((event) => {
+        const command = commands[event]
+        if (command === undefined) return []
+        const handler = {
+          type: "command",
+          command,
+          timeout: timeoutOf(event),
+          ...(blocking.has(event) ? { onFailure: "block" } : {})
+        }
+        const group = { ...(toolEvents.has(event) ? { matcher: "*" } : {}), hooks: [handler] }
+        return claudeNames[event]!.map((name) => [name, [group]] as const)
+      })
+    )
+  })
+
+/** Arguments of Claude Code that would undo what governs it, and why. */
+const refusedArguments: ReadonlyArray<readonly [RegExp, string]> = [
+  [
+    /^--settings(?:=|$)/,
+    "Holdfast's own settings are what governs it; put yours into a settings file that it reads anyway"
+  ],
+  [/^--bare$/, "it switches every hook off"],
+  [/^--(?:sdk-url|remote|teleport|cloud)(?:=|$)/, "tools would run where no hook of this machine is asked"]
+]
+
+export class ClaudeArgumentRefused extends Schema.TaggedError<ClaudeArgumentRefused>()(
+  "ClaudeArgumentRefused",
+  { argument: Schema.String, why: Schema.String }
+) {
+  override get message(): string {
+    return `claude ${this.argument} is refused: ${this.why}.`
+  }
+}
+
+/** The first argument that cannot be granted, if there is one. What follows `--` is text. */
+export const refusedArgument = (args: ReadonlyArray<string>): ClaudeArgumentRefused | null => {
+  const end = args.indexOf("--")
+  for (const argument of end < 0 ? args : args.slice(0, end)) {
+    const found = refusedArguments.find(([pattern]) => pattern.test(argument))
+    if (found !== undefined)
+      return new ClaudeArgumentRefused({ argument: argument.split("=", 1)[0]!.slice(0, 40), why: found[1] })
+  }
+  return null
+}
+
+/** Sub-commands and flags with which Claude Code starts no session, so that no hook has anything to say. */
+const administrative =
+  /^(?:mcp|plugin|update|upgrade|doctor|config|install|setup-token|auth|login|logout|agents|migrate-installer)$/
+
+export const startsSession = ([first, ...rest]: ReadonlyArray<string>): boolean =>
+  !administrative.test(first ?? "") &&
+  ![first, ...rest].some((word) => /^(?:-v|--version|-h|--help)$/.test(word ?? ""))
+
+/** Environment of Claude Code that would undo what governs it. */
+export const refusedVariables: ReadonlyArray<string> = ["CLAUDE_CODE_SIMPLE"]
+
+/** What Claude Code needs of its caller's environment beside what every run gets: by these beginnings, and by name. */
+const passedNames =
+  /^(?:ANTHROPIC_|CLAUDE_|AWS_|GOOGLE_|VERTEX_|CLOUD_ML_|AZURE_|OTEL_|DISABLE_|BASH_(?:DEFAULT|MAX)_|MCP_|MAX_(?:THINKING|MCP)_|(?:HTTP|HTTPS|NO|ALL)_PROXY$|(?:http|https|no|all)_proxy$|NODE_EXTRA_CA_CERTS$|API_TIMEOUT_MS$|EDITOR$|VISUAL$|COLORTERM$|SSH_AUTH_SOCK$|DISPLAY$|WAYLAND_DISPLAY$|DBUS_SESSION_BUS_ADDRESS$|XDG_)/
+
+export const claudeVariables = (
+  caller: Readonly<Record<string, string | undefined>>
+): Readonly<Record<string, string>> =>
+  Object.fromEntries(
+    Object.entries(caller).flatMap(([name, value]) =>
+      value !== undefined && passedNames.test(name) && !refusedVariables.includes(name)
+        ? [[name, value] as const]
+        : []
+    )
+  )

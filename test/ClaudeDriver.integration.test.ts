@@ -1,0 +1,270 @@
+/**
+ * Claude Code as a governed run: the built programs, and a small host in its place that follows its documented payloads and
+ * lets calls through where the real one does.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import type { ConfigFile } from "../src/services/ConfigFile.ts"
+import { eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
+
+const host = path.resolve(import.meta.dirname, "fixtures/claude.ts")
+
+/** A program called claude on the PATH, as the user's own would be. */
+const withClaude = Effect.fnUntraced(function* (
+  config: ConfigFile,
+  env: Readonly<Record<string, string>> = {}
+) {
+  const place = yield* makePlace(config)
+  const bin = path.join(place.home, "bin")
+  fs.mkdirSync(bin)
+  fs.writeFileSync(
+    path.join(bin, "claude"),
+    `#!/bin/sh\nexec '${process.execPath}' --no-warnings '${host}' "$@"\n`,
+    { mode: 0o755 }
+  )
+  const claude: Place = { ...place, env: { ...place.env, PATH: `${bin}:${place.env["PATH"]}`, ...env } }
+  return claude
+})
+
+const noDelete: ConfigFile = {
+  policy: {
+    default: "allow",
+    policies: [{ id: "no-delete", command: "^rm ", verdict: "deny", reason: "nothing is deleted here" }]
+  }
+}
+
+const script = (...steps: ReadonlyArray<unknown>): string => JSON.stringify(steps)
+const bash = (command: string) => ({ tool: "Bash", input: { command } })
+
+/** Nothing but a hook stands before a call then. */
+const bypass = ["--permission-mode", "bypassPermissions"]
+
+const rowsOf = (place: Place) =>
+  Effect.map(holdfast(place, ["audit", "tail", "--json", "-n", "100"]), ({ stdout }) =>
+    stdout
+      .split("\n")
+      .filter((line) => line !== "")
+      .map(
+        (line): { source: string; verdict: string; event: string; tool: string | null; provider: string } =>
+          JSON.parse(line)
+      )
+  )
+
+/** The host says FAKE_CLAUDE_... of its own environment, which a run gets by name only. */
+const claude = (place: Place, args: ReadonlyArray<string>, env: ReadonlyArray<string> = []) =>
+  holdfast(place, ["claude", ...env.flatMap((pair) => ["--env", pair]), "--", ...args])
+
+describe("Claude Code, governed", () => {
+  it.live("each call is decided, what is denied does not run, and its output and status are the run's", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude(noDelete)
+      yield* startGateway(place)
+      fs.writeFileSync(path.join(place.workspace, "ledger"), "the only copy")
+      const { stdout, code } = yield* claude(place, [
+        "-p",
+        script(bash("rm ledger"), bash("echo hi > note"), { tool: "mcp__files__put", input: { a: 1 } })
+      ])
+      assert.deepStrictEqual(
+        [code, stdout.trim().split("\n")],
+        [0, ["Bash denied: nothing is deleted here", "Bash ran", "mcp__files__put ran", "done"]]
+      )
+      assert.isTrue(fs.existsSync(path.join(place.workspace, "ledger")))
+      assert.isTrue(fs.existsSync(path.join(place.workspace, "note")))
+      const rows = yield* rowsOf(place)
+      assert.deepStrictEqual(
+        rows.filter(({ event }) => event === "pre_tool_use").map(({ verdict, tool }) => `${verdict} ${tool}`),
+        ["deny Bash", "allow Bash", "allow mcp__files__put"]
+      )
+      assert.includeMembers(
+        rows.map(({ event }) => event),
+        ["session_start", "user_prompt_submit", "permission_request", "post_tool_use", "stop", "session_end"]
+      )
+      const all = yield* holdfast(place, ["ps", "-a"])
+      assert.match(all.stdout, /exited with status 0/)
+      assert.notInclude(all.stdout, "disableAllHooks")
+      const status = yield* holdfast(place, ["status"])
+      assert.match(status.stdout, /guard of claude\s+PROVEN/)
+    })
+  )
+
+  it.live("a session whose hooks do not answer is ended, and says so everywhere", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude({ ...noDelete, claude: { canarySeconds: 1 } })
+      yield* startGateway(place)
+      const { stderr, code } = yield* claude(
+        place,
+        [...bypass, "-p", script(bash("sleep 30"), bash("touch ran"))],
+        ["FAKE_CLAUDE_NO_HOOKS=1"]
+      )
+      assert.notStrictEqual(code, 0)
+      assert.include(stderr, "none of its hooks answered")
+      assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
+      assert.deepStrictEqual(
+        (yield* rowsOf(place)).map(({ source, provider }) => `${source} ${provider}`),
+        ["incident claude"]
+      )
+      const status = yield* holdfast(place, ["status"])
+      assert.match(status.stdout, /guard of claude\s+BROKEN/)
+    })
+  )
+
+  it.live("one that ends before anybody could miss its hooks is an incident all the same", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude(noDelete)
+      yield* startGateway(place)
+      const { stdout } = yield* claude(
+        place,
+        [...bypass, "-p", script(bash("touch ran"))],
+        ["FAKE_CLAUDE_NO_HOOKS=1"]
+      )
+      assert.include(stdout, "Bash ran")
+      const { stdout: version } = yield* claude(place, ["--version"], ["FAKE_CLAUDE_NO_HOOKS=1"])
+      assert.include(version, "Claude Code")
+      assert.deepStrictEqual(
+        (yield* rowsOf(place)).map(({ source, provider }) => `${source} ${provider}`),
+        ["incident claude"]
+      )
+    })
+  )
+
+  it.live(
+    "a project cannot switch the hooks off, and a gateway that is gone lets no call through, in old versions too",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* withClaude({ ...noDelete, hook: { timeoutSeconds: 2 } })
+        const gateway = yield* startGateway(place)
+        fs.mkdirSync(path.join(place.workspace, ".claude"))
+        fs.writeFileSync(path.join(place.workspace, ".claude/settings.json"), '{"disableAllHooks":true}')
+        const off = yield* claude(place, ["-p", script(bash("rm x"))])
+        assert.include(off.stdout, "Bash denied: nothing is deleted here")
+        const file = (name: string) => path.join(place.workspace, name)
+        yield* Effect.forkChild(
+          claude(
+            place,
+            [
+              ...bypass,
+              "-p",
+              script(bash("touch begun; while [ ! -e go ]; do sleep 0.05; done"), bash("touch undecided"))
+            ],
+            ["FAKE_CLAUDE_VERSION=2.1.197"]
+          )
+        )
+        yield* eventually("it has begun", () => fs.existsSync(file("begun")))
+        yield* gateway.end("SIGKILL")
+        fs.writeFileSync(file("go"), "")
+        const spool = path.join(place.runtimeDir, "undecided.log")
+        yield* eventually(
+          "its hook fell by itself",
+          () => fs.existsSync(spool) && fs.readFileSync(spool, "utf8").includes(" stop open ")
+        )
+        assert.include(fs.readFileSync(spool, "utf8"), " pre_tool_use closed timeout ")
+        assert.isFalse(fs.existsSync(file("undecided")))
+      })
+  )
+
+  it.live("it outlives its gateway: the next one answers its hooks, and its end is its own", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude(noDelete)
+      const first = yield* startGateway(place)
+      const file = (name: string) => path.join(place.workspace, name)
+      const running = yield* Effect.forkChild(
+        claude(place, [
+          "-p",
+          script(
+            bash("touch begun; while [ ! -e go ]; do sleep 0.05; done"),
+            bash("rm begun"),
+            bash("touch after")
+          )
+        ])
+      )
+      yield* eventually("it has begun", () => fs.existsSync(file("begun")))
+      yield* first.end("SIGKILL")
+      yield* startGateway(place)
+      fs.writeFileSync(file("go"), "")
+      const exit = yield* Fiber.await(running)
+      assert.strictEqual(exit._tag, "Success")
+      yield* eventually("its last call was made", () => fs.existsSync(file("after")))
+      assert.isTrue(fs.existsSync(file("begun")))
+      const rows = (yield* rowsOf(place)).filter(({ event }) => event === "pre_tool_use")
+      assert.deepStrictEqual(
+        rows.map(({ verdict }) => verdict),
+        ["allow", "deny", "allow"]
+      )
+    })
+  )
+
+  it.live(
+    "a rewrite is made, of any tool; an ask is held open for a person, never handed to Claude's own",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* withClaude({
+          policy: {
+            default: "allow",
+            policies: [
+              { module: "rewriter.mjs" },
+              { id: "ask", command: "^touch asked", verdict: "ask", reason: "may it?" }
+            ]
+          }
+        })
+        fs.writeFileSync(
+          path.join(place.home, "rewriter.mjs"),
+          `export default { decide: ({ event, call }) => event === "pre_tool_use" && call.tool === "Write"
+           ? { _tag: "rewrite", input: { ...call.input, content: "rewritten" } } : { _tag: "abstain" } }`,
+          { mode: 0o600 }
+        )
+        yield* startGateway(place)
+        const running = yield* Effect.forkChild(
+          claude(place, [
+            "-p",
+            script({ tool: "Write", input: { file_path: "w", content: "original" } }, bash("touch asked"))
+          ])
+        )
+        const list = holdfast(place, ["approvals", "list", "--json"])
+        let id = ""
+        while (id === "") {
+          const { stdout } = yield* list
+          id = /"id": ?"([0-9a-f]+)"/.exec(stdout)?.[1] ?? ""
+        }
+        assert.isFalse(fs.existsSync(path.join(place.workspace, "asked")))
+        yield* holdfast(place, ["approvals", "approve", id])
+        yield* Fiber.await(running)
+        assert.strictEqual(fs.readFileSync(path.join(place.workspace, "w"), "utf8"), "rewritten")
+        assert.isTrue(fs.existsSync(path.join(place.workspace, "asked")))
+      })
+  )
+
+  it.live("what is not there, not allowed or not understood is one clear line, and nothing is started", () =>
+    Effect.gen(function* () {
+      const place = yield* makePlace({ claude: { command: "/nonexistent/claude" } })
+      yield* startGateway(place)
+      const missing = yield* holdfast(place, ["claude", "--", "-p", "x"])
+      assert.include(missing.stderr, "Claude Code was not found (/nonexistent/claude)")
+      const refused = yield* holdfast(place, ["claude", "-p", "x", "--settings", "{}"])
+      assert.include(refused.stderr, "claude --settings is refused")
+      const all = yield* holdfast(place, ["ps", "-a"])
+      assert.include(all.stdout, "there is no run")
+    })
+  )
+
+  it.live("no token of ours is in an argument or the environment of any process of the run", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude(noDelete)
+      yield* startGateway(place)
+      const { stdout } = yield* claude(place, [
+        "-p",
+        script(bash("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' > seen; ls"))
+      ])
+      assert.include(stdout, "Bash ran")
+      const seen = fs.readFileSync(path.join(place.workspace, "seen"), "utf8")
+      const bridges = path.join(place.runtimeDir, "bridges")
+      const tokens = fs
+        .readdirSync(bridges)
+        .map((name) => /^token=(.+)$/m.exec(fs.readFileSync(path.join(bridges, name), "utf8"))?.[1])
+      assert.isAtLeast(tokens.length, 1)
+      for (const token of tokens) assert.isFalse(seen.includes(token ?? "no token in the record"))
+    })
+  )
+})
