@@ -211,7 +211,7 @@ describe("HookRelayServer", () => {
         const { relays, socketPath } = yield* opened
         const large = "x".repeat(maxBodyBytes + 1)
         const cases: ReadonlyArray<readonly [string, Ask, number, ReadonlyArray<string>]> = [
-          ["method before size", { method: "PUT", body: large }, 400, []],
+          ["method before size", { method: "PUT", body: large }, 405, []],
           ["path before size", { path: "/v1/hooks/no_such_event", body: large }, 400, []],
           ["no query", { path: "/v1/hooks/pre_tool_use?x=1" }, 400, []],
           ["declared size before credentials", { body: large, headers: { authorization: "none" } }, 413, []],

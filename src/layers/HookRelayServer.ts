@@ -12,6 +12,7 @@ import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
+import * as Semaphore from "effect/Semaphore"
 import { isUtf8 } from "node:buffer"
 import * as crypto from "node:crypto"
 import * as fs from "node:fs"
@@ -19,7 +20,7 @@ import type * as Http from "node:http"
 import { Epoch } from "../services/Epoch.ts"
 import type { HookEventName } from "../services/HookEvent.ts"
 import { limitProblem } from "../services/HookLimits.ts"
-import { hookProviders } from "../services/HookProvider.ts"
+import { type HookProvider, hookProviders } from "../services/HookProvider.ts"
 import {
   bodyDeadlineMs,
   closeGraceMs,
@@ -37,6 +38,7 @@ import {
 } from "../services/HookWire.ts"
 import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
+import { collectYoung } from "./internal/collectGarbage.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
@@ -46,10 +48,18 @@ export * from "../services/HookRelay.ts"
 /** Not imported: naming its exports one by one to an ES module loads undici, which doubles the time to start. */
 const http = process.getBuiltinModule("node:http")
 
-type Refusal = keyof typeof statusOfCause
+/** Nothing that a client of ours sends is of another method, so that has no cause of its own there. */
+const statusOf = { ...statusOfCause, method: 405 } as const
+type Refusal = keyof typeof statusOf
 
 /** Reading, parsing and judging more than this each take a millisecond and more. */
-const unhurriedBytes = 256 * 1024
+const largeBytes = 256 * 1024
+/**
+ * Of large payloads that are read or being decided, which a person may take minutes for; more of them wait unread, in their
+ * senders. Smaller ones are bounded by the number of connections.
+ */
+const largeBudgetBytes = 64 * 1024 * 1024
+const permitBytes = 64 * 1024
 
 /** Not one of a client's causes: something in here broke, and the log says what. */
 const statusOfDefect = 500
@@ -73,8 +83,17 @@ const isBearer = (header: string | undefined, entry: RelayEntry): boolean => {
 const declaredBytes = (request: Http.IncomingMessage): number =>
   Number(request.headers["content-length"] ?? 0)
 
-const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<Buffer, Refusal> =>
-  Effect.callback<Buffer, Refusal>((resume) => {
+/** Permits of the budget that a request needs; one that does not say its size may be as large as any. */
+const permitsOf = (request: Http.IncomingMessage, limit: number): number => {
+  const bytes = request.headers["content-length"] === undefined ? limit : declaredBytes(request)
+  return bytes > largeBytes ? Math.ceil(bytes / permitBytes) : 0
+}
+
+const collected = (
+  request: Http.IncomingMessage,
+  limit: number
+): Effect.Effect<ReadonlyArray<Buffer>, Refusal> =>
+  Effect.callback<ReadonlyArray<Buffer>, Refusal>((resume) => {
     const chunks: Array<Buffer> = []
     let size = 0
     const stop = (): void => {
@@ -87,7 +106,7 @@ const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<
       stop()
       resume(Effect.fail("too-large"))
     }
-    const onEnd = (): void => resume(Effect.succeed(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)))
+    const onEnd = (): void => resume(Effect.succeed(chunks))
     request.on("data", onData)
     request.on("end", onEnd)
     return Effect.sync(stop)
@@ -97,7 +116,10 @@ const collected = (request: Http.IncomingMessage, limit: number): Effect.Effect<
  * The whole body; more than `limit` bytes, or a client that goes on too long, is a refusal. A deadline costs as much as the
  * rest of a decision, so only a body has one that did not come along with its head: after the yield it is complete.
  */
-const bodyOf = (request: Http.IncomingMessage, limit: number): Effect.Effect<Buffer, Refusal> =>
+const bodyOf = (
+  request: Http.IncomingMessage,
+  limit: number
+): Effect.Effect<ReadonlyArray<Buffer>, Refusal> =>
   Effect.flatMap(Effect.yieldNow, () =>
     request.complete
       ? collected(request, limit)
@@ -159,8 +181,49 @@ const listening = (server: Http.Server, path: string): Effect.Effect<void, HookS
 const clear = (path: string) =>
   clearStaleSocket(path, (problem, cause) => new HookSocketUnusable({ path, problem, cause }))
 
+type Decode = (text: string) => ReturnType<HookProvider["decodeEvent"]>
+
+/** From bytes to an event; `pause` comes between two looks at all of them. */
+const readEvent = Effect.fnUntraced(function* (body: Buffer, decode: Decode, pause: Effect.Effect<void>) {
+  if (limitProblem(body) !== null) return yield* Effect.fail<Refusal>("too-large")
+  // What no text is would be another text by the time it is one.
+  if (!isUtf8(body)) return yield* Effect.fail<Refusal>("malformed")
+  yield* pause
+  const text = body.toString("utf8")
+  yield* pause
+  const decoded = decode(text)
+  yield* pause
+  return Result.isSuccess(decoded) ? decoded.success : yield* Effect.fail<Refusal>("malformed")
+})
+
+/**
+ * Large ones are read one at a time, with a turn for everybody else in between, and in one and the same memory: what is
+ * allotted for each would be given back long after.
+ */
+const makeReader = Effect.map(Semaphore.make(1), (oneLarge) => {
+  let scratch: Buffer | null = null
+  const readLarge = (chunks: ReadonlyArray<Buffer>, size: number, limit: number, decode: Decode) =>
+    Effect.suspend(() => {
+      scratch ??= Buffer.alloc(limit)
+      let at = 0
+      for (const chunk of chunks) at += chunk.copy(scratch, at)
+      return readEvent(scratch.subarray(0, size), decode, Effect.yieldNow)
+    })
+  return (chunks: ReadonlyArray<Buffer>, limit: number, decode: Decode) => {
+    const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+    return size > largeBytes
+      ? Effect.ensuring(
+          oneLarge.withPermit(readLarge(chunks, size, limit, decode)),
+          Effect.sync(collectYoung)
+        )
+      : readEvent(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), decode, Effect.void)
+  }
+})
+
 export const make = Effect.gen(function* () {
   const { hook, paths } = yield* Settings
+  const read = yield* makeReader
+  const largeBudget = yield* Semaphore.make(Math.floor(largeBudgetBytes / permitBytes))
   const registry = yield* RelayRegistry
   const { current, swept } = yield* Epoch
 
@@ -192,26 +255,21 @@ export const make = Effect.gen(function* () {
     if (!first.current) return yield* Effect.fail<Refusal>("stale-generation")
     if (!first.allowed) return yield* Effect.fail<Refusal>("forbidden")
     const body = yield* bodyOf(request, hook.maxBodyBytes)
-    if (limitProblem(body) !== null) return yield* Effect.fail<Refusal>("too-large")
-    // Two looks at megabytes: others have a turn in between.
-    if (body.length > unhurriedBytes) yield* Effect.yieldNow
-    // What no text is would be another text by the time it is one.
-    if (!isUtf8(body)) return yield* Effect.fail<Refusal>("malformed")
-    const text = body.toString("utf8")
     const { relayId, generation } = first.entry.info
     const again = yield* currentEntry(relayId, String(generation), event)
     if (!again.current || again.entry.token !== first.entry.token)
       return yield* Effect.fail<Refusal>("stale-generation")
     if (!again.allowed) return yield* Effect.fail<Refusal>("forbidden")
     const provider = hookProviders[again.entry.provider]
-    const decoded = provider.decodeEvent(event, text, () => `hook-${crypto.randomUUID()}`)
-    if (Result.isFailure(decoded)) return yield* Effect.fail<Refusal>("malformed")
-    if (body.length > unhurriedBytes) yield* Effect.yieldNow
-    return { entry: again.entry, hookEvent: decoded.success }
+    const hookEvent = yield* read(body, hook.maxBodyBytes, (text) =>
+      provider.decodeEvent(event, text, () => `hook-${crypto.randomUUID()}`)
+    )
+    return { entry: again.entry, hookEvent }
   })
 
   const answer = Effect.fnUntraced(function* (request: Http.IncomingMessage) {
-    const event = request.method === "POST" ? eventOfPath.get(request.url) : undefined
+    if (request.method !== "POST") return yield* Effect.fail<Refusal>("method")
+    const event = eventOfPath.get(request.url)
     if (event === undefined) return yield* Effect.fail<Refusal>("malformed")
     if (declaredBytes(request) > hook.maxBodyBytes) return yield* Effect.fail<Refusal>("too-large")
     const relayId = request.headers[relayHeader]
@@ -229,16 +287,15 @@ export const make = Effect.gen(function* () {
     )
   })
 
-  const answerFor = Effect.fnUntraced(function* (
+  const decideFor = Effect.fnUntraced(function* (
     request: Http.IncomingMessage,
     event: HookEventName,
     first: Effect.Success<ReturnType<typeof currentEntry>>
   ) {
-    const { entry, hookEvent } = yield* (
-      isBearer(request.headers.authorization, first.entry)
-        ? admitted(request, event, first)
-        : Effect.fail<Refusal>("forbidden")
-    ).pipe(Effect.tapError(() => first.entry.refused))
+    const { entry, hookEvent } = yield* Effect.tapError(
+      admitted(request, event, first),
+      () => first.entry.refused
+    )
     // Without its row in the audit log a decision may not be answered; the client falls in its declared direction.
     const decision = yield* entry.decide(hookEvent, "hook").pipe(
       Effect.tapError((error) => Effect.logError(error.message)),
@@ -247,13 +304,25 @@ export const make = Effect.gen(function* () {
     return hookProviders[entry.provider].encodeDecision(hookEvent, decision)
   })
 
+  const answerFor = (
+    request: Http.IncomingMessage,
+    event: HookEventName,
+    first: Effect.Success<ReturnType<typeof currentEntry>>
+  ): Effect.Effect<string, Refusal> => {
+    if (!isBearer(request.headers.authorization, first.entry))
+      return Effect.andThen(first.entry.refused, Effect.fail<Refusal>("forbidden"))
+    const permits = permitsOf(request, hook.maxBodyBytes)
+    const deciding = decideFor(request, event, first)
+    return permits === 0 ? deciding : largeBudget.withPermits(permits)(deciding)
+  }
+
   const handle = (request: Http.IncomingMessage, response: Http.ServerResponse): Effect.Effect<void> =>
     answer(request).pipe(
       Effect.matchEffect({
         onSuccess: (body) => Effect.sync(() => respond(response, 200, body, !server.listening)),
         onFailure: (refusal) =>
           (declaredBytes(request) > hook.maxBodyBytes ? Effect.void : drained(request)).pipe(
-            Effect.andThen(Effect.sync(() => respond(response, statusOfCause[refusal], "", true)))
+            Effect.andThen(Effect.sync(() => respond(response, statusOf[refusal], "", true)))
           )
       }),
       Effect.catchCauseIf(
