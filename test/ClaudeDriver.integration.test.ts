@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import type { ConfigFile } from "../src/services/ConfigFile.ts"
 import { eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
@@ -52,6 +53,21 @@ const rowsOf = (place: Place) =>
           JSON.parse(line)
       )
   )
+
+const database = <A>(place: Place, query: string, read: (row: Record<string, unknown>) => A): A => {
+  const db = new DatabaseSync(path.join(place.home, "state/holdfast.db"), { readOnly: true })
+  const row = db.prepare(query).get()
+  db.close()
+  return read(row ?? {})
+}
+const incidents = (place: Place): number =>
+  database(place, "SELECT count(*) AS n FROM audit WHERE source = 'incident'", ({ n }) => Number(n))
+const pendingId = (place: Place): string | null =>
+  database(place, "SELECT approval_id FROM approvals WHERE state = 'pending'", ({ approval_id: id }) =>
+    typeof id === "string" ? id : null
+  )
+const sessionsOf = (place: Place): number =>
+  database(place, "SELECT count(*) AS n FROM claude_sessions", ({ n }) => Number(n))
 
 /** The host says FAKE_CLAUDE_... of its own environment, which a run gets by name only. */
 const claude = (place: Place, args: ReadonlyArray<string>, env: ReadonlyArray<string> = []) =>
@@ -108,6 +124,52 @@ describe("Claude Code, governed", () => {
       )
       const status = yield* holdfast(place, ["status"])
       assert.match(status.stdout, /guard of claude\s+BROKEN/)
+    })
+  )
+
+  it.live(
+    "a call that ran after its hooks had died is found in what Claude wrote down, failed ones too",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* withClaude(noDelete)
+        yield* startGateway(place)
+        let expected = 0
+        for (const command of ["touch ran", "touch ran; false"]) {
+          expected++
+          yield* claude(
+            place,
+            [...bypass, "-p", script(bash("true"), bash(command))],
+            ["FAKE_CLAUDE_HOOKS_UNTIL=1"]
+          )
+          assert.isTrue(fs.existsSync(path.join(place.workspace, "ran")))
+          yield* eventually("the incident is in the log", () => incidents(place) === expected)
+        }
+        const rows = yield* rowsOf(place)
+        assert.strictEqual(rows.filter(({ source }) => source === "incident").length, 2)
+        assert.match((yield* holdfast(place, ["status"])).stdout, /guard of claude\s+BROKEN/)
+        assert.include((yield* holdfast(place, ["audit", "verify"])).stdout, "UNDECIDED: 2 incidents")
+      })
+  )
+
+  it.live("a session that goes on is not blamed for what was done before it was governed", () =>
+    Effect.gen(function* () {
+      const place = yield* withClaude(noDelete)
+      yield* startGateway(place)
+      const projects = path.join(place.home, ".claude/projects", place.workspace.replaceAll("/", "-"))
+      fs.mkdirSync(projects, { recursive: true })
+      const before = { type: "tool_result", tool_use_id: "toolu_before", content: "ok", is_error: false }
+      fs.writeFileSync(
+        path.join(projects, "resumed.jsonl"),
+        `${JSON.stringify({ type: "user", message: { role: "user", content: [before] } })}\n`
+      )
+      const { stdout } = yield* claude(
+        place,
+        ["-p", script(bash("echo hi"))],
+        ["FAKE_CLAUDE_SESSION=resumed"]
+      )
+      assert.include(stdout, "Bash ran")
+      yield* eventually("it is over", () => sessionsOf(place) === 0)
+      assert.strictEqual(incidents(place), 0)
     })
   )
 
@@ -222,12 +284,8 @@ describe("Claude Code, governed", () => {
             script({ tool: "Write", input: { file_path: "w", content: "original" } }, bash("touch asked"))
           ])
         )
-        const list = holdfast(place, ["approvals", "list", "--json"])
-        let id = ""
-        while (id === "") {
-          const { stdout } = yield* list
-          id = /"id": ?"([0-9a-f]+)"/.exec(stdout)?.[1] ?? ""
-        }
+        yield* eventually("somebody is asked", () => pendingId(place) !== null)
+        const id = pendingId(place) ?? ""
         assert.isFalse(fs.existsSync(path.join(place.workspace, "asked")))
         yield* holdfast(place, ["approvals", "approve", id])
         yield* Fiber.await(running)

@@ -10,7 +10,7 @@ import { AppServerLost } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
 import { type Approval, Approvals } from "../src/services/Approvals.ts"
 import { AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
-import { Guard, unproven } from "../src/services/Guard.ts"
+import { HookSpool } from "../src/services/HookSpool.ts"
 import { HookClients } from "../src/services/HookClients.ts"
 import { Keeper } from "../src/services/Keeper.ts"
 import { Policy } from "../src/services/Policy.ts"
@@ -36,7 +36,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(RelayRegistry, { list: Effect.succeed([]) }),
     Layer.mock(Policy, { loaded: [], version: "1" }),
     Layer.mock(Approvals, services.approvals ?? {}),
-    Layer.mock(Guard, { states: Effect.succeed(unproven) }),
+    Layer.mock(HookSpool, { take: Effect.succeed(0) }),
     Layer.mock(HookClients, { best: { kind: "node", argv: [] } }),
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),

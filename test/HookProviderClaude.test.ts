@@ -9,6 +9,7 @@ import {
   rewritten,
   settingsOf,
   settle,
+  startsSession,
   timeoutSeconds
 } from "../src/services/HookProviderClaude.ts"
 import type { Decision } from "../src/services/Policy.ts"
@@ -79,7 +80,8 @@ describe("HookProviderClaude", () => {
         call("NotebookEdit", { notebook_path: "/w/n.ipynb" }),
         call("Read", { file_path: "/w/c" }),
         call("mcp__files__put", { path: "/w/d" }),
-        call("WebFetch", { url: "https://x" })
+        call("WebFetch", { url: "https://x" }),
+        call("Monitor", { command: "tail -f log" })
       ],
       [
         ["patch", ["/w/a"]],
@@ -87,7 +89,8 @@ describe("HookProviderClaude", () => {
         ["patch", ["/w/n.ipynb"]],
         ["other", ["/w/c"]],
         ["mcp", []],
-        ["other", []]
+        ["other", []],
+        ["shell", []]
       ]
     )
   })
@@ -157,6 +160,14 @@ describe("HookProviderClaude", () => {
       ),
       { hookEventName: "PermissionRequest", decision: { behavior: "allow" } }
     )
+    assert.strictEqual(
+      encodeDecision(
+        event("permission_request", payload("PermissionRequest", bash)),
+        decision({ _tag: "allow" }, "default"),
+        true
+      ),
+      ""
+    )
     assert.strictEqual(output("stop", payload("Stop"), decision({ _tag: "deny" })), "")
   })
 
@@ -199,17 +210,25 @@ describe("HookProviderClaude", () => {
     assert.strictEqual(timeoutSeconds("session_end", 30_000), 1)
   })
 
-  it("arguments that would undo it are refused, behind `--` they are text", () => {
+  it("arguments that would undo it are refused, behind `--` too", () => {
     assert.deepStrictEqual(
       [
         ["-p", "x"],
         ["--settings", "{}"],
         ["--settings={}"],
         ["--bare"],
-        ["-p", "--", "--bare"],
+        ["--append-system-prompt", "--", "--settings", "{}"],
+        ["agents"],
+        ["mcp", "serve"],
+        ["mcp", "list"],
         ["--permission-mode", "bypassPermissions"]
       ].map((args) => refusedArgument(args)?.argument ?? null),
-      [null, "--settings", "--settings", "--bare", null, null]
+      [null, "--settings", "--settings", "--bare", "--settings", "agents", "mcp", null, null]
+    )
+    assert.strictEqual(refusedArgument([], { CLAUDE_CODE_SIMPLE: "1" })?.argument, "with CLAUDE_CODE_SIMPLE")
+    assert.deepStrictEqual(
+      [["-p", "x"], ["--version"], ["-p", "x", "--", "--help"], ["mcp", "list"]].map(startsSession),
+      [true, false, true, false]
     )
   })
 

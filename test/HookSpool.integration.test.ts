@@ -1,12 +1,13 @@
 /** What clients decide without a gateway, from each client to the rows that the next start makes of it. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as childProcess from "node:child_process"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { parseSpool } from "../src/services/HookSpool.ts"
 import { maxSpoolBytes, spoolName } from "../src/services/HookWire.ts"
 import { preference } from "../src/services/HookClients.ts"
-import { dist, holdfast, makePlace, startGateway } from "./support/gateway.ts"
+import { dist, eventually, holdfast, makePlace, startGateway } from "./support/gateway.ts"
 import { spawned } from "./support/HookGateway.ts"
 import { argvOf } from "../src/services/HookClients.ts"
 import { findOnPath } from "../src/layers/internal/programFile.ts"
@@ -35,6 +36,11 @@ describe("what clients decide without a gateway", () => {
       )
       const spool = path.join(place.runtimeDir, spoolName)
       assert.strictEqual(fs.statSync(spool).mode & 0o777, 0o600)
+      // The one of sh writes it behind its answer.
+      yield* eventually(
+        "all of them are there",
+        () => fs.readFileSync(spool, "utf8").split("\n").length > clients.length + 1
+      )
       const { undecided, unreadable } = parseSpool(fs.readFileSync(spool, "utf8"))
       assert.deepStrictEqual(
         [
@@ -64,6 +70,36 @@ describe("what clients decide without a gateway", () => {
       const verified = yield* holdfast(place, ["audit", "verify"])
       assert.include(verified.stdout, "UNDECIDED: 0 incidents, 1 hook that fell open")
     })
+  )
+
+  it.live(
+    "what lies in the spool's place is neither followed nor waited for, and the answer is the same",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* makePlace()
+        const bridges = path.join(place.runtimeDir, "bridges")
+        fs.mkdirSync(bridges, { recursive: true, mode: 0o700 })
+        const spool = path.join(place.runtimeDir, spoolName)
+        const victim = path.join(place.home, "victim")
+        fs.writeFileSync(victim, "")
+        const obstacles: ReadonlyArray<() => void> = [
+          () => fs.symlinkSync(victim, spool),
+          () => void childProcess.spawnSync("mkfifo", [spool]),
+          () => fs.mkdirSync(spool)
+        ]
+        for (const obstacle of obstacles) {
+          fs.rmSync(spool, { recursive: true, force: true })
+          obstacle()
+          for (const { argv } of clients) {
+            const { stdout, exitCode } = yield* spawned(
+              [...argv, path.join(bridges, "gone.bridge"), "pre_tool_use", "closed", "5000"],
+              "{}"
+            )
+            assert.deepStrictEqual([exitCode, stdout.includes("[not-found]")], [0, true])
+          }
+        }
+        assert.strictEqual(fs.readFileSync(victim, "utf8"), "")
+      })
   )
 
   it.live("a spool that is full takes no more, and the answer is the same", () =>

@@ -268,6 +268,22 @@ describe("A rewritten call", () => {
     })
   )
 
+  it.effect(
+    "is rewritten by everybody who wants to, each once and in their order, and judged at the end",
+    () =>
+      Effect.gen(function* () {
+        const adding = (id: string, word: string) =>
+          `export default { id: "${id}", decide: ({ call }) => ({ _tag: "rewrite", input: { command: call.command + " ${word}" } }) }`
+        const sources = { "a.mjs": adding("a", "one"), "b.mjs": adding("b", "two") }
+        const both = [{ module: "a.mjs" }, { module: "b.mjs", priority: 1 }]
+        const [made] = yield* decidedBy(sources, both, shellEvent("ls"))
+        assert.deepStrictEqual(made?.verdict, { _tag: "rewrite", input: { command: "ls two one" } })
+        const last = { id: "no", command: "two one$", verdict: "deny" } as const
+        const [refused] = yield* decidedBy(sources, [...both, last], shellEvent("ls"))
+        assert.deepStrictEqual([refused?.verdict._tag, refused?.policy], ["deny", "no"])
+      })
+  )
+
   it.effect("is made when nobody minds, and a deny of the call itself comes first", () =>
     Effect.gen(function* () {
       assert.deepStrictEqual((yield* judged("ls -l", [noRm, askRm])).verdict, {

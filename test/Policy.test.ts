@@ -417,7 +417,7 @@ describe("Policy rules", () => {
         [
           ["a", "its command is not a valid regular expression"],
           ["a", "two policies have this id"],
-          ["default", "the id stands for the config's default"]
+          ["default", "rows of the audit log have this name for something else"]
         ]
       )
     })

@@ -38,7 +38,7 @@ describe("Settings", () => {
         sandbox: "workspace-write",
         passEnv: []
       },
-      claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 600_000 },
+      claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 60_000 },
       hook: {
         timeoutMs: 30_000,
         decisionTimeoutMs: 30_000,

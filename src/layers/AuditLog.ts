@@ -47,6 +47,9 @@ const maxBatchRows = 64
 /** Callers beyond this many wait to be let into the queue. */
 const maxWaitingRows = 1_024
 
+/** The last word on each guard is among the last few. */
+const maxGuardRows = 256
+
 /** What a slow reader of `live` may be behind before it loses the oldest. */
 const maxUnreadRows = 256
 
@@ -143,9 +146,23 @@ export const make = Effect.gen(function* () {
 
   const isDecided = Effect.fn("AuditLog.isDecided")(function* (relayId: string, callId: string) {
     const rows = yield* sql`SELECT 1 FROM audit WHERE relay_id = ${relayId} AND call_id = ${callId}
-      AND source IN ('hook', 'approval') AND event IN ('pre_tool_use', 'permission_request') LIMIT 1`
+      AND source IN ('hook', 'approval') AND event IN ('pre_tool_use', 'permission_request')
+      AND verdict <> 'deny' LIMIT 1`
     return rows.length > 0
   }, Effect.mapError(unavailable))
+
+  const hasHook = Effect.fn("AuditLog.hasHook")(function* (relayId: string) {
+    const rows = yield* sql`SELECT 1 FROM audit WHERE relay_id = ${relayId} AND source = 'hook'
+      AND policy <> 'unanswered' LIMIT 1`
+    return rows.length > 0
+  }, Effect.mapError(unavailable))
+
+  const guardRows = Effect.gen(function* () {
+    const rows = yield* sql`SELECT * FROM audit
+      WHERE source IN ('incident', 'canary', 'client') OR policy = 'unanswered' ORDER BY seq DESC LIMIT ${maxGuardRows}`
+    const decoded = yield* Effect.forEach(rows.map(fromColumns), (row) => Effect.option(decodeRecords([row])))
+    return decoded.flatMap((found) => (Option.isSome(found) ? found.value.map(rowOf) : [])).toReversed()
+  }).pipe(Effect.mapError(unavailable), Effect.withSpan("AuditLog.guardRows"))
 
   const find = Effect.fn("AuditLog.find")(function* (seq: number) {
     const rows = yield* sql`SELECT * FROM audit WHERE seq = ${seq}`
@@ -174,6 +191,8 @@ export const make = Effect.gen(function* () {
     tail,
     decided,
     isDecided,
+    hasHook,
+    guardRows,
     find,
     all: pages(sql),
     verify,

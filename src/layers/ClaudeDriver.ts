@@ -6,6 +6,7 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
@@ -23,9 +24,10 @@ import {
   noCanary,
   proofArguments,
   proofEnvironment,
-  ranUndecided,
-  transcriptOf
+  ranUndecided
 } from "../services/ClaudeDriver.ts"
+import { isStrict } from "../services/HookEvent.ts"
+import { Guard } from "../services/Guard.ts"
 import {
   claudeEvents,
   refusedArgument,
@@ -35,27 +37,30 @@ import {
 } from "../services/HookProviderClaude.ts"
 import { configuredTimeoutMs } from "../services/HookRelay.ts"
 import { Handover } from "../services/Keeper.ts"
-import { PtySupervisor, type RunVariables } from "../services/PtySupervisor.ts"
-import { type Relay, RelayRegistry, type RelaySpec } from "../services/RelayRegistry.ts"
+import { PtySupervisor, type RunInfo, type RunVariables } from "../services/PtySupervisor.ts"
+import { type Relay, RelayRegistry } from "../services/RelayRegistry.ts"
 import { runDefaults } from "../services/Run.ts"
 import { isOver } from "../services/RunControl.ts"
 import { Settings } from "../services/Settings.ts"
 import { makeClaudeLedger } from "./internal/claudeLedger.ts"
-import { readTranscript } from "./internal/claudeTranscript.ts"
+import { type Comparison, compareEveryMs, makeComparison } from "./internal/claudeComparison.ts"
+import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 import { findOnPath, isExecutable } from "./internal/programFile.ts"
 
 export * from "../services/ClaudeDriver.ts"
 
 /** A session, its relay, and what is known of its hooks. */
 interface Session {
-  readonly record: ClaudeRecord
+  readonly record: ClaudeRecord & { readonly runId: string }
   readonly relay: Relay
+  readonly comparison: Comparison
   readonly scope: Scope.Closeable
   /** Whether a hook has answered; false once it is too late. */
   readonly answered: Deferred.Deferred<boolean>
-  /** The id of a call that ran undecided. */
-  readonly undecided: Deferred.Deferred<string>
 }
+
+/** A keeper that is being replaced is asked again. */
+const watchAgainMs = 1_000
 
 const ungoverned = (error: { readonly message: string }) => new ClaudeUngoverned({ detail: error.message })
 
@@ -63,8 +68,16 @@ const ungoverned = (error: { readonly message: string }) => new ClaudeUngoverned
 const firstHook = (relay: Relay) =>
   Queue.take(relay.rows).pipe(
     Effect.tap(({ sessionId }) => (sessionId === null ? Effect.void : relay.attachSession(sessionId))),
-    Effect.repeat({ until: ({ event, source }) => source === "hook" && isCanary(event) })
+    Effect.repeat({ until: isCanary })
   )
+
+/** What a process gets that its request names is the request's. */
+const withoutNamed = (variables: RunVariables, { env }: ClaudeRequest): RunVariables =>
+  Object.fromEntries(Object.entries(variables).filter(([name]) => !(name in env)))
+
+/** It came to an end by itself, and nobody was asked about anything that it did. */
+const endedUnseen = (run: RunInfo | null, record: ClaudeRecord | undefined): boolean =>
+  record?.canaryBy !== null && run?.reason?._tag === "exited" && run.reason.code === 0
 
 export const make = Effect.gen(function* () {
   const settings = yield* Settings
@@ -72,6 +85,7 @@ export const make = Effect.gen(function* () {
   const runs = yield* PtySupervisor
   const ledger = yield* makeClaudeLedger
   const audit = yield* AuditLog
+  const guard = yield* Guard
   const leaving = yield* Handover
   const layerScope = yield* Effect.scope
   const live = new Map<string, ClaudeRecord>()
@@ -90,47 +104,31 @@ export const make = Effect.gen(function* () {
         : Effect.succeed(found)
     })
 
-  /** Compares what Claude wrote down with what was decided, whenever it comes to rest. */
-  const comparing = (
-    relayId: string,
-    undecided: Deferred.Deferred<string>
-  ): NonNullable<RelaySpec["heard"]> => {
-    let offset = 0
-    const compare = Effect.fnUntraced(function* (file: string) {
-      const look = readTranscript(file, offset)
-      offset = look.offset
-      for (const callId of look.ran) {
-        // Without an answer nobody can tell, and nothing is decided then either.
-        const decided = yield* Effect.orElseSucceed(audit.isDecided(relayId, callId), () => true)
-        if (!decided) yield* Deferred.succeed(undecided, callId)
-      }
-    })
-    return (event) => {
-      const file = event.event === "stop" || event.event === "session_end" ? transcriptOf(event.raw) : null
-      return file === null ? Effect.void : compare(file)
-    }
-  }
-
   const openRelay = Effect.fnUntraced(function* (
     { relayId, generation, spawnedBy }: Omit<ClaudeRecord, "runId" | "canaryBy">,
-    runId: string,
+    attended: boolean,
     scope: Scope.Closeable
   ) {
-    const undecided = Deferred.makeUnsafe<string>()
+    // Where a hook may fall open, a call that nobody decided is what somebody wanted.
+    const isDecided = isStrict(settings.directions, "pre_tool_use")
+      ? (callId: string) => audit.isDecided(relayId, callId)
+      : () => Effect.succeed(true)
+    const comparison = yield* makeComparison(isDecided)
     const relay = yield* registry
       .register({
         provider: "claude",
-        runId,
+        runId: relayId,
         spawnedBy,
         sessionId: null,
         relayId,
         generation,
         allowedEvents: claudeEvents,
+        attended,
         leaving,
-        heard: comparing(relayId, undecided)
+        heard: comparison.heard
       })
       .pipe(Scope.provide(scope))
-    return { relay, undecided }
+    return { relay, comparison }
   })
 
   const endFor = Effect.fnUntraced(function* ({ record, relay }: Session, callId: string, why: string) {
@@ -154,47 +152,76 @@ export const make = Effect.gen(function* () {
     return yield* Deferred.succeed(answered, true)
   })
 
+  /** Null: nobody knows it any more. Whoever cannot be asked just now is asked again. */
+  const untilOver = (runId: string): Effect.Effect<RunInfo | null> => {
+    const again = Effect.andThen(
+      Effect.sleep(watchAgainMs),
+      Effect.suspend(() => untilOver(runId))
+    )
+    return runs.watch(runId).pipe(
+      Stream.takeUntil(isOver),
+      Stream.runLast,
+      Effect.flatMap((last) =>
+        Option.isSome(last) && isOver(last.value) ? Effect.succeed(last.value) : again
+      ),
+      Effect.catchTags({
+        RunNotFound: () => Effect.succeed(null),
+        KeeperUnavailable: () => again
+      })
+    )
+  }
+
+  const concluded = Effect.fnUntraced(function* (
+    session: Session,
+    run: RunInfo | null,
+    blamed: Fiber.Fiber<void>
+  ) {
+    const { record, relay, comparison, answered, scope } = session
+    yield* comparison.look
+    // What was found only now is written down before its scope closes.
+    if (yield* Deferred.isDone(comparison.undecided)) yield* Fiber.await(blamed)
+    if ((yield* Deferred.succeed(answered, false)) && endedUnseen(run, live.get(record.runId)))
+      yield* Effect.ignore(relay.incident("canary", noCanary))
+    live.delete(record.runId)
+    yield* Effect.ignore(ledger.forget(record.relayId))
+    yield* Scope.close(scope, Exit.void)
+  })
+
   /** In the session's own scope, which ends with its run. */
   const watchOver = Effect.fnUntraced(function* (session: Session) {
-    const { record, relay, scope, answered, undecided } = session
+    const { record, comparison, scope } = session
     live.set(record.runId, record)
     yield* Effect.forkIn(awaitCanary(session), scope)
+    yield* Effect.forkIn(Effect.forever(Effect.andThen(Effect.sleep(compareEveryMs), comparison.look)), scope)
     // Whatever let one call through lets the next one through as well.
-    yield* Deferred.await(undecided).pipe(
+    const blamed = yield* Deferred.await(comparison.undecided).pipe(
       Effect.flatMap((callId) => endFor(session, callId, ranUndecided)),
       Effect.forkIn(scope)
     )
-    const over = runs.watch(record.runId).pipe(
-      Stream.takeUntil(isOver),
-      Stream.runDrain,
-      // Of a run that nobody holds any more there is nothing left to govern.
-      Effect.ignore
-    )
-    yield* over.pipe(
-      Effect.andThen(
-        Effect.gen(function* () {
-          const last = live.get(record.runId)
-          live.delete(record.runId)
-          // It came to its end, and nobody was asked about anything that it did.
-          if ((yield* Deferred.succeed(answered, false)) && last?.canaryBy !== null)
-            yield* Effect.ignore(relay.incident("canary", noCanary))
-          yield* Effect.ignore(ledger.forget(record.runId))
-          yield* Scope.close(scope, Exit.void)
-        })
-      ),
+    yield* untilOver(record.runId).pipe(
+      Effect.flatMap((run) => concluded(session, run, blamed)),
       Effect.forkIn(layerScope)
     )
   })
 
-  const begin = Effect.fnUntraced(function* (request: ClaudeRequest, variables: RunVariables) {
-    const refused = refusedArgument(request.args)
+  const begin = Effect.fnUntraced(function* (request: ClaudeRequest, given: RunVariables) {
+    const variables = withoutNamed(given, request)
+    const refused = refusedArgument(request.args, { ...variables, ...request.env })
     if (refused !== null) return yield* refused
     const command = yield* program({ ...variables, ...request.env })
     const scope = yield* Scope.fork(layerScope)
+    const { cwd, name, pty, env, spawnedBy } = request
+    const waitMs = pty === null ? settings.claude.canaryMs : settings.claude.terminalCanaryMs
+    const facts = {
+      relayId: `claude-${crypto.randomUUID()}`,
+      generation: 1,
+      spawnedBy,
+      canaryBy: startsSession(request.args) ? (yield* Clock.currentTimeMillis) + waitMs : null
+    }
     const started = Effect.gen(function* () {
-      const { cwd, name, pty, env, spawnedBy } = request
-      const facts = { relayId: `claude-${crypto.randomUUID()}`, generation: 1, spawnedBy }
-      const { relay, undecided } = yield* Effect.mapError(openRelay(facts, facts.relayId, scope), ungoverned)
+      const { relay, comparison } = yield* Effect.mapError(openRelay(facts, pty !== null, scope), ungoverned)
+      // Before its run: one that is found without a row would have nobody to answer its hooks.
+      yield* Effect.mapError(ledger.note({ ...facts, runId: null }), ungoverned)
       const hooks = settingsOf(relay.commands, (event) =>
         timeoutSeconds(event, configuredTimeoutMs(settings.hook, event))
       )
@@ -203,23 +230,21 @@ export const make = Effect.gen(function* () {
         { ...runDefaults, command, args, cwd, name, pty, env, spawnedBy },
         variables
       )
-      const waitMs = pty === null ? settings.claude.canaryMs : settings.claude.terminalCanaryMs
-      const canaryBy = startsSession(request.args) ? (yield* Clock.currentTimeMillis) + waitMs : null
-      const record: ClaudeRecord = { ...facts, runId: run.id, canaryBy }
-      // Without its row the next gateway does not answer its hooks, which then fall closed.
-      yield* Effect.catch(ledger.note(record), (error) =>
-        Effect.logWarning("a Claude session is not in the ledger").pipe(
-          Effect.annotateLogs({ run: run.id, problem: error.message })
-        )
-      )
-      const session = { record, relay, scope, answered: Deferred.makeUnsafe<boolean>(), undecided }
+      const record = { ...facts, runId: run.id }
+      yield* Effect.ignore(ledger.note(record))
+      const session = { record, relay, comparison, scope, answered: Deferred.makeUnsafe<boolean>() }
       yield* watchOver(session)
       return { run, answered: Deferred.await(session.answered) }
     })
-    return yield* Effect.onError(started, () => Scope.close(scope, Exit.void))
+    return yield* Effect.onError(started, () =>
+      Effect.andThen(Effect.ignore(ledger.forget(facts.relayId)), Scope.close(scope, Exit.void))
+    )
   }, Effect.uninterruptible)
 
-  const prove = Effect.fn("ClaudeDriver.prove")(function* (cwd: string, variables: RunVariables) {
+  const prove = Effect.fn("ClaudeDriver.prove")(function* (variables: RunVariables) {
+    // Nobody's project: what a repository has its Claude do at a start is not done here.
+    const cwd = `${settings.paths.runtime}/canary`
+    yield* Effect.mapError(ensurePrivateDirectory(cwd), ungoverned)
     const request = {
       args: proofArguments,
       cwd,
@@ -228,27 +253,48 @@ export const make = Effect.gen(function* () {
       env: proofEnvironment,
       spawnedBy: null
     }
-    const { run, answered } = yield* begin(request, variables)
-    return yield* Effect.ensuring(
-      answered,
-      Effect.ignore(runs.end(run.id, { by: "the proof of its guard", graceMs: 0 }))
+    const proven = yield* Effect.acquireUseRelease(
+      begin(request, variables),
+      ({ answered }) => answered,
+      ({ run }) => Effect.ignore(runs.end(run.id, { by: "the proof of its guard", graceMs: 0 }))
     )
+    if (proven) yield* guard.mend("claude")
+    return proven
+  })
+
+  /** The run of a session, where its gateway died before it noted which: the one that was given its relay's record. */
+  const runOf = Effect.fnUntraced(function* ({ runId }: ClaudeRecord, recordPath: string) {
+    if (runId !== null) return runId
+    const all = yield* runs.list
+    return all.find(({ spec }) => spec.args[1]?.includes(recordPath) === true)?.id ?? null
   })
 
   /** What an earlier gateway left: its relay under the same path, before anything else is accepted. */
   const takeUp = Effect.fnUntraced(function* (left: ClaudeRecord) {
-    const run = yield* Effect.option(runs.find(left.runId))
-    if (Option.isNone(run) || isOver(run.value)) return yield* Effect.ignore(ledger.forget(left.runId))
-    const record = { ...left, generation: left.generation + 1 }
     const scope = yield* Scope.fork(layerScope)
+    const forget = Effect.andThen(Effect.ignore(ledger.forget(left.relayId)), Scope.close(scope, Exit.void))
+    const facts = { ...left, generation: left.generation + 1 }
     yield* Effect.gen(function* () {
-      const { relay, undecided } = yield* openRelay(record, record.relayId, scope)
+      const { relay, comparison } = yield* openRelay(facts, false, scope)
+      const runId = yield* runOf(left, relay.recordPath)
+      const known =
+        runId === null
+          ? null
+          : yield* runs.find(runId).pipe(Effect.catchTag("RunNotFound", () => Effect.succeed(null)))
+      if (known === null || isOver(known)) return yield* forget
+      const seen = yield* Effect.orElseSucceed(audit.hasHook(left.relayId), () => false)
+      // Its time begins anew: nobody could answer it meanwhile.
+      const canaryBy =
+        left.canaryBy === null || seen
+          ? null
+          : (yield* Clock.currentTimeMillis) + settings.claude.terminalCanaryMs
+      const record = { ...facts, runId: known.id, canaryBy }
       yield* Effect.ignore(ledger.note(record))
-      yield* watchOver({ record, relay, scope, answered: Deferred.makeUnsafe<boolean>(), undecided })
+      yield* watchOver({ record, relay, comparison, scope, answered: Deferred.makeUnsafe<boolean>() })
     }).pipe(
       Effect.catch((error) =>
         Effect.andThen(
-          Effect.logError(`the hooks of ${left.runId} cannot be answered: ${error.message}`),
+          Effect.logError(`the hooks of a Claude session cannot be answered: ${error.message}`),
           Scope.close(scope, Exit.void)
         )
       )

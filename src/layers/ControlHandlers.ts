@@ -17,6 +17,7 @@ import { Control, ControlRefused, maxTail, type OpenedRelay, Shutdown } from "..
 import { Epoch } from "../services/Epoch.ts"
 import { byHand, Guard } from "../services/Guard.ts"
 import { HookClients } from "../services/HookClients.ts"
+import { HookSpool } from "../services/HookSpool.ts"
 import { Keeper } from "../services/Keeper.ts"
 import { Operator } from "../services/Operator.ts"
 import { Policy } from "../services/Policy.ts"
@@ -38,6 +39,7 @@ export const make = Effect.gen(function* () {
   const policy = yield* Policy
   const clients = yield* HookClients
   const guard = yield* Guard
+  const spool = yield* HookSpool
   const driver = yield* AgentDriver
   const tree = yield* SupervisionTree
   const keeper = yield* Keeper
@@ -130,8 +132,9 @@ export const make = Effect.gen(function* () {
       return Stream.mapError(follow ? Stream.concat(past, Stream.flattenIterable(later)) : past, refused)
     },
     FindAuditRow: ({ seq }) => Effect.mapError(audit.find(seq), refused),
+    ArmCanary: () => Effect.map(guard.arm, (nonce) => ({ nonce })),
     ExportAudit: () => Stream.mapError(audit.all, refused),
-    VerifyAudit: () => Effect.mapError(audit.verify, refused),
+    VerifyAudit: () => Effect.mapError(Effect.andThen(spool.take, audit.verify), refused),
     OpenRelay: ({ provider, sessionId, events }) =>
       Stream.callback<OpenedRelay, ControlRefused>((queue) =>
         Effect.gen(function* () {

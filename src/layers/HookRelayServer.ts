@@ -301,7 +301,7 @@ export const make = Effect.gen(function* () {
       Effect.tapError((error) => Effect.logError(error.message)),
       Effect.mapError((): Refusal => "refused")
     )
-    return hookProviders[entry.provider].encodeDecision(hookEvent, decision)
+    return hookProviders[entry.provider].encodeDecision(hookEvent, decision, entry.attended)
   })
 
   const answerFor = (

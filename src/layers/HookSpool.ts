@@ -5,6 +5,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Semaphore from "effect/Semaphore"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { AuditLog } from "../services/AuditLog.ts"
@@ -12,9 +13,13 @@ import { Epoch } from "../services/Epoch.ts"
 import { entryOf, HookSpool, parseSpool } from "../services/HookSpool.ts"
 import { maxSpoolBytes, spoolName } from "../services/HookWire.ts"
 import { Settings } from "../services/Settings.ts"
+import { errorCode } from "./internal/errorCode.ts"
 import { effectiveUid } from "./internal/privateDirectory.ts"
 
 export * from "../services/HookSpool.ts"
+
+/** Clients write while there is a gateway, too: when it refuses one, or does not answer in time. */
+const takeEveryMs = 30_000
 
 /** Clients look at the size before they write, several at once. */
 const maxReadBytes = 2 * maxSpoolBytes
@@ -61,11 +66,34 @@ export const make = Effect.gen(function* () {
     return undecided.length
   })
 
-  const take = Effect.try(() => fs.renameSync(spool, takenFile))
-  // One that is still there first: to take another over it would lose its lines.
-  const before = yield* ingest
-  const now = yield* Effect.ignore(take).pipe(Effect.andThen(ingest))
-  return HookSpool.of({ taken: before + now })
+  const move = Effect.try({
+    try: () => fs.renameSync(spool, takenFile),
+    catch: (cause) => errorCode(cause)
+  }).pipe(
+    Effect.catch((code) =>
+      code === "ENOENT"
+        ? Effect.void
+        : Effect.logWarning("what hooks decided by themselves cannot be taken").pipe(
+            Effect.annotateLogs({ file: spool, code })
+          )
+    )
+  )
+  const oneTaker = yield* Semaphore.make(1)
+  const take = oneTaker.withPermit(
+    Effect.gen(function* () {
+      // One that is still there first: to take another over it would lose its lines.
+      const before = yield* ingest
+      yield* move
+      return before + (yield* ingest)
+    })
+  )
+  yield* take
+  yield* Effect.sleep(takeEveryMs).pipe(
+    Effect.andThen(Effect.ignore(take)),
+    Effect.forever,
+    Effect.forkScoped
+  )
+  return HookSpool.of({ take })
 })
 
 export const layer = Layer.effect(HookSpool, make)

@@ -11,6 +11,7 @@ import { dirname } from "node:path"
 import type { HookEvent } from "../services/HookEvent.ts"
 import { providerOf } from "../services/HookProvider.ts"
 import {
+  type AskVerdict,
   byPrecedence,
   compileRule,
   fallbackFor,
@@ -33,6 +34,8 @@ interface Speaker extends Pick<Voice, "policy" | "priority" | "order"> {
   readonly tell: ((event: HookEvent) => Voice | null) | null
   readonly ask: ((event: HookEvent) => Effect.Effect<Voice | null>) | null
 }
+
+const nobody: ReadonlySet<number> = new Set()
 
 const speakerOf = Effect.fnUntraced(function* (
   policy: PolicyConfig["policies"][number],
@@ -74,14 +77,14 @@ export const make = Effect.gen(function* () {
   yield* refuseUnclearNames(loaded)
   const slow = speakers.filter(({ ask }) => ask !== null)
 
-  const told = (event: HookEvent, but: number | null = null): ReadonlyArray<Voice> =>
-    speakers.flatMap(({ tell, order }) => (order === but ? [] : (tell?.(event) ?? [])))
+  const told = (event: HookEvent, but: ReadonlySet<number> = nobody): ReadonlyArray<Voice> =>
+    speakers.flatMap(({ tell, order }) => (but.has(order) ? [] : (tell?.(event) ?? [])))
 
-  const asked = (event: HookEvent, but: number | null = null) =>
+  const asked = (event: HookEvent, but: ReadonlySet<number> = nobody) =>
     // As many at once as the config names.
     Effect.forEach(
       slow,
-      ({ ask, order }) => (order === but || ask === null ? Effect.succeed(null) : ask(event)),
+      ({ ask, order }) => (but.has(order) || ask === null ? Effect.succeed(null) : ask(event)),
       {
         concurrency: "unbounded"
       }
@@ -90,45 +93,51 @@ export const make = Effect.gen(function* () {
   const foldOf = (event: HookEvent, voices: ReadonlyArray<Voice>) =>
     fold(voices, fallbackFor(event, config.default))
 
-  /** What is said of the call as it will be made: who objects, or wants a person to see it, is heard. */
-  const again = Effect.fnUntraced(function* (
-    event: HookEvent,
-    first: Judgement,
-    rewriter: Voice & { readonly verdict: { readonly input: unknown } }
-  ) {
-    const { input } = rewriter.verdict
-    const changed = providerOf(event)?.rewritten(event, input) ?? null
-    // What no tool takes is refused by the provider's own rules, with its own words.
-    if (changed === null) return { ...first, verdict: { _tag: "rewrite" as const, input } }
-    const voices = [...told(changed, rewriter.order), ...(yield* asked(changed, rewriter.order))].filter(
-      (voice) => voice !== null
-    )
-    const second = fold(
-      voices.filter(({ verdict }) => verdict._tag === "deny" || verdict._tag === "ask"),
-      { verdict: "allow", reason: "" }
-    )
-    if (second.verdict._tag === "deny")
-      return { ...second, votes: first.votes, reason: `${second.reason} (as ${rewriter.policy} rewrote it)` }
-    if (second.verdict._tag === "ask")
-      return { ...second, votes: first.votes, verdict: { ...second.verdict, input } }
-    return first.verdict._tag === "ask"
-      ? { ...first, verdict: { ...first.verdict, input } }
-      : { ...first, verdict: { _tag: "rewrite" as const, input } }
+  /** Everybody's word on an event, but for those whose rewrite was made already. */
+  const allVoices = Effect.fnUntraced(function* (event: HookEvent, but: ReadonlySet<number>) {
+    const answers = (yield* asked(event, but)).filter((voice) => voice !== null)
+    return [...told(event, but), ...answers]
   })
 
-  const decideOf = (event: HookEvent, voices: ReadonlyArray<Voice>): Effect.Effect<Judgement> => {
-    const judged = foldOf(event, voices)
-    const rewriter = voices.filter(rewrites).toSorted(byPrecedence)[0]
-    return judged.verdict._tag === "deny" || rewriter === undefined
-      ? Effect.succeed(judged)
-      : again(event, judged, rewriter)
-  }
+  /**
+   * A call that is rewritten is judged again as it will be made, by everybody whose rewrite was not made yet: each is made
+   * once, in their order. Who objects to what it became, or wants a person to see it, is heard.
+   */
+  const decideOf = Effect.fnUntraced(function* (event: HookEvent, voices: ReadonlyArray<Voice>) {
+    const made = new Set<number>()
+    const first = foldOf(event, voices)
+    let [judged, current, said]: [Judgement, HookEvent, ReadonlyArray<Voice>] = [first, event, voices]
+    let ask = first.verdict._tag === "ask" ? first : null
+    for (;;) {
+      const rewriter = said.filter(rewrites).toSorted(byPrecedence)[0]
+      if (judged.verdict._tag === "deny" || rewriter === undefined) break
+      made.add(rewriter.order)
+      const { input } = rewriter.verdict
+      const changed = providerOf(event)?.rewritten(current, input) ?? null
+      const rewrite: Judgement = { ...judged, policy: rewriter.policy, verdict: { _tag: "rewrite", input } }
+      // What no tool takes is refused by the provider's own rules, in its own words.
+      if (changed === null) return { ...rewrite, votes: first.votes }
+      current = changed
+      said = yield* allVoices(changed, made)
+      const second = fold(
+        said.filter(({ verdict }) => verdict._tag === "deny" || verdict._tag === "ask"),
+        { verdict: "allow", reason: "" }
+      )
+      if (second.verdict._tag === "ask") ask ??= second
+      judged =
+        second.verdict._tag === "deny"
+          ? { ...second, reason: `${second.reason} (as ${rewriter.policy} rewrote it)` }
+          : ask === null
+            ? rewrite
+            : { ...ask, verdict: { ...(ask.verdict as AskVerdict), input } }
+    }
+    return { ...judged, votes: first.votes }
+  })
 
   const ofRules = (event: HookEvent) => Effect.sync(() => foldOf(event, told(event)))
 
   const ofAll = Effect.fn("Policy.decide")(function* (event: HookEvent) {
-    const answers = (yield* asked(event)).filter((voice) => voice !== null)
-    return yield* decideOf(event, [...told(event), ...answers])
+    return yield* decideOf(event, yield* allVoices(event, nobody))
   })
 
   const version = crypto.hash(
@@ -145,13 +154,28 @@ export const layer = Layer.effect(Policy, make)
 const rewrites = (voice: Voice): voice is Voice & { readonly verdict: { readonly input: unknown } } =>
   voice.verdict._tag === "rewrite" || (voice.verdict._tag === "ask" && voice.verdict.input !== undefined)
 
+/** What stands in a row where no policy decided. */
+const ownNames: ReadonlySet<string> = new Set([
+  "default",
+  "fence",
+  "guard-canary",
+  "incident",
+  "no gateway",
+  "unanswered",
+  "unseen"
+])
+
 const refuseUnclearNames = (ids: ReadonlyArray<string>): Effect.Effect<void, PolicyLoadError> => {
   const twice = ids.find((id, index) => ids.indexOf(id) !== index)
   if (twice !== undefined)
     return Effect.fail(new PolicyLoadError({ policy: twice, problem: "two policies have this id" }))
-  return ids.includes("default")
-    ? Effect.fail(
-        new PolicyLoadError({ policy: "default", problem: "the id stands for the config's default" })
+  const own = ids.find((id) => ownNames.has(id))
+  return own === undefined
+    ? Effect.void
+    : Effect.fail(
+        new PolicyLoadError({
+          policy: own,
+          problem: "rows of the audit log have this name for something else"
+        })
       )
-    : Effect.void
 }

@@ -18,7 +18,7 @@ import type { Actor } from "../services/Actor.ts"
 import { BridgeStore } from "../services/BridgeStore.ts"
 import { Epoch } from "../services/Epoch.ts"
 import { HookClients } from "../services/HookClients.ts"
-import { eventDirection, type HookEventName } from "../services/HookEvent.ts"
+import { eventDirection, type HookEventName, isStrict } from "../services/HookEvent.ts"
 import { hookProviders } from "../services/HookProvider.ts"
 import { configuredTimeoutMs, hookCommand } from "../services/HookRelay.ts"
 import type { Decision } from "../services/Policy.ts"
@@ -218,6 +218,7 @@ export const make = Effect.gen(function* () {
       entry: {
         token,
         provider: spec.provider,
+        attended: spec.attended ?? false,
         info: infoOf(facts, initialRelay(spec.sessionId)),
         allows: (event: HookEventName) => spec.allowedEvents.includes(event),
         decide,
@@ -259,7 +260,9 @@ export const make = Effect.gen(function* () {
       approve: approveWith(spec, actor, { decide, incident }),
       fence: (finished) => fenceWith(relayId, actor)(finished),
       incident,
-      isDecided: (callId) => isDecided(relayId, callId),
+      // Where a hook may fall open, a call that nobody decided is what somebody wanted.
+      isDecided: (callId) =>
+        isStrict(settings.directions, "pre_tool_use") ? isDecided(relayId, callId) : Effect.succeed(true),
       rows,
       inherit: (rows) => tell({ _tag: "Inherited", kept: rows.flatMap((row) => inheritedOf(row) ?? []) }),
       attachSession: (sessionId) => tell({ _tag: "SessionAttached", sessionId })

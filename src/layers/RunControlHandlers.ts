@@ -140,7 +140,7 @@ export const make = Effect.gen(function* () {
     StartRun: ({ spec, variables }) =>
       runs.start({ ...spec, args: withoutDaemon(spec.command, spec.args) }, variables),
     StartClaude: ({ request, variables }) => claude.start(request, variables),
-    ProveClaude: ({ cwd, variables }) => Effect.map(claude.prove(cwd, variables), (proven) => ({ proven })),
+    ProveClaude: ({ variables }) => Effect.map(claude.prove(variables), (proven) => ({ proven })),
     ListRuns: ({ ended }) =>
       Effect.gen(function* () {
         const all = yield* runs.list

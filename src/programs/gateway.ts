@@ -50,6 +50,7 @@ import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
 import * as TurnStore from "../layers/TurnStore.ts"
 import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
+import { redact } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -166,6 +167,14 @@ const onSignal = (asked: ShutdownKind) => (): void => {
 // A person at the terminal wants it over; a service manager, or a terminal that closes, may start the next one.
 process.on("SIGINT", onSignal("down"))
 for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal("handover"))
+
+// A plugin's promise that nobody waits for is the plugin's affair; what throws out of a timer of its own ends everything.
+process.on("unhandledRejection", (reason) => {
+  const problem = redact(reason instanceof Error ? `${reason.name}: ${reason.message}` : String(reason))
+  process.stderr.write(
+    `${JSON.stringify({ message: "a promise was rejected and nobody heard it", level: "ERROR", problem })}\n`
+  )
+})
 
 const main = Effect.gen(function* () {
   const { current } = yield* Epoch.Epoch

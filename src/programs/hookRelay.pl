@@ -81,11 +81,11 @@ sub fail {
 sub note {
   my ($cause, $way) = @_;
   my ($home, $name) = $record_path =~ m{\A(.*)/bridges/([^/]+)\z}s or return;
-  my $file = "$home/undecided.log";
-  return if (-s $file || 0) >= 65_536;
   umask 077;
-  open(my $log, '>>', $file) or return;
-  syswrite($log, time() . " $event $way $cause $name\n");
+  # Whatever lies there in its place: a link is not followed, and a pipe not waited for. The numbers are Linux's and macOS's.
+  my ($append, $create, $nofollow) = $linux ? (1024, 64, 131_072) : (8, 512, 256);
+  sysopen(my $log, "$home/undecided.log", 1 | $append | $create | $nofollow | $NONBLOCK, 0600) or return;
+  syswrite($log, time() . " $event $way $cause $name\n") if -f $log && -s _ < 65_536;
 }
 
 # Writes everything and ends with status 0.

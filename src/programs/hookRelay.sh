@@ -163,11 +163,13 @@ ask() {
 note() {
   case $record in */bridges/*) ;; *) return ;; esac
   spool=${record%/bridges/*}/undecided.log
-  size=0
-  [ ! -f "$spool" ] || size=$(wc -c <"$spool") || return
-  [ "$size" -lt 65536 ] || return
+  # A link is not followed, and a pipe in its place not waited for: neither here nor, should it come this moment, behind us.
+  [ ! -L "$spool" ] || return
+  [ ! -e "$spool" ] || [ -f "$spool" ] || return
   umask 077
-  printf '%s\n' "$(date +%s) $event $way $1 ${record##*/}" >>"$spool"
+  line="$(date +%s) $event $way $1 ${record##*/}"
+  timeout -s KILL 1 sh -c '[ "$(wc -c 2>/dev/null <"$1" || echo 0)" -lt 65536 ] && printf "%s\n" "$2" >>"$1"' \
+    sh "$spool" "$line" </dev/null >/dev/null 9>&- &
 }
 
 fail() {

@@ -73,12 +73,15 @@ const sayAll = (bytes: Buffer): never => {
 const note = (cause: Cause, closed: boolean): void => {
   const place = /^(.*)\/bridges\/([^/]+)$/.exec(recordPath!)
   if (place === null) return
+  const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = fs.constants
   try {
-    const file = `${place[1]}/${spoolName}`
-    const size = fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0
-    if (size >= maxSpoolBytes) return
+    // Whatever lies there in its place: a link is not followed, and a pipe not waited for.
+    const flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK
+    const fd = fs.openSync(`${place[1]}/${spoolName}`, flags, 0o600)
+    const stats = fs.fstatSync(fd)
+    if (!stats.isFile() || stats.size >= maxSpoolBytes) return
     const line = [Math.floor(Date.now() / 1000), event, closed ? "closed" : "open", cause, place[2]].join(" ")
-    fs.appendFileSync(file, `${line}\n`, { mode: 0o600 })
+    fs.writeSync(fd, `${line}\n`)
   } catch {
     // No disk, or no directory: the audit log will not know, and the agent is told all the same.
   }

@@ -13,8 +13,8 @@ import { HookEventName } from "./HookEvent.ts"
 import { Vote } from "./Policy.ts"
 import { redact } from "./Redaction.ts"
 
-/** Where the decision was asked for: the native hook, the app-server's approval request for the same call; `client`: a hook client decided by itself. */
-export const DecisionSource = Schema.Literals(["hook", "approval", "incident", "client"])
+/** Where the decision was asked for: the native hook, the app-server's approval request for the same call; `client`: a hook client decided by itself; `canary`: an agent was seen to refuse what it must. */
+export const DecisionSource = Schema.Literals(["hook", "approval", "incident", "client", "canary"])
 export type DecisionSource = typeof DecisionSource.Type
 
 export const AuditEntry = Schema.Struct({
@@ -95,8 +95,12 @@ export class AuditLog extends Context.Service<
       callId: string,
       event: HookEventName
     ) => Effect.Effect<AuditRow | null, AuditUnavailable>
-    /** Whether anybody was asked about a call of this relay before it was made. */
+    /** Whether a call of this relay was decided before it was made, and allowed. */
     readonly isDecided: (relayId: string, callId: string) => Effect.Effect<boolean, AuditUnavailable>
+    /** Whether any hook of this relay was decided. */
+    readonly hasHook: (relayId: string) => Effect.Effect<boolean, AuditUnavailable>
+    /** The last rows that break or mend a guard, oldest first. Those that cannot be read are left out. */
+    readonly guardRows: Effect.Effect<ReadonlyArray<AuditRow>, AuditUnavailable>
     /** One row by its number; null when there is none. */
     readonly find: (seq: number) => Effect.Effect<AuditRecord | null, AuditUnavailable>
     /** All of it, oldest first, as it is when each piece of it is read. */

@@ -7,7 +7,9 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import type { AuditRow } from "./AuditLog.ts"
 import { ClaudeArgumentRefused } from "./HookProviderClaude.ts"
 import {
   KeeperUnavailable,
@@ -63,7 +65,8 @@ export type ClaudeStartError = typeof ClaudeStartError.Type
 
 /** A session that is live, or was when its gateway ended. */
 export const ClaudeRecord = Schema.Struct({
-  runId: Schema.String,
+  /** Null from before its run is known until after. */
+  runId: Schema.NullOr(Schema.String),
   relayId: Schema.String,
   generation: Schema.Int,
   spawnedBy: Schema.NullOr(Schema.String),
@@ -73,23 +76,33 @@ export const ClaudeRecord = Schema.Struct({
 export type ClaudeRecord = typeof ClaudeRecord.Type
 
 /** The events of which one comes before a session does anything: they prove that its hooks are live. */
-export const canaryEvents: ReadonlySet<string> = new Set(["session_start", "user_prompt_submit"])
+const canaryEvents: ReadonlySet<string> = new Set(["session_start", "user_prompt_submit"])
 
-/** Any hook of a call is as good a proof. */
-export const isCanary = (event: string): boolean => canaryEvents.has(event) || event === "pre_tool_use"
+/** A hook of one of them, or of a call, that was decided. */
+export const isCanary = ({ source, event, policy }: Pick<AuditRow, "source" | "event" | "policy">): boolean =>
+  source === "hook" && policy !== "unanswered" && (canaryEvents.has(event) || event === "pre_tool_use")
 
 /** `by` of a run that is ended because of it: this is what `ps -a` and the caller's terminal say. */
 export const noCanary = "holdfast: none of its hooks answered, so nobody would have decided its tool calls"
 
 /** `by` of a run that is ended because of it. */
-export const ranUndecided = "holdfast: a tool call ran of which no hook had asked"
+export const ranUndecided = "holdfast: a tool call was made that nobody had decided, or that was refused"
 
-const hasTranscript = Schema.is(
-  Schema.Struct({ transcript_path: Schema.String.check(Schema.isStartingWith("/")) })
+const Absolute = Schema.String.check(Schema.isStartingWith("/"), Schema.isMaxLength(4_096))
+const decodeTranscripts = Schema.decodeUnknownOption(
+  Schema.Struct({
+    transcript_path: Schema.optionalKey(Absolute),
+    agent_transcript_path: Schema.optionalKey(Absolute)
+  })
 )
 
-/** Where a payload says that the session is written down. */
-export const transcriptOf = (raw: unknown): string | null => (hasTranscript(raw) ? raw.transcript_path : null)
+/** Where a payload says that the session, or a sub-agent of it, is written down. */
+export const transcriptsOf = (raw: unknown): ReadonlyArray<string> =>
+  Option.match(decodeTranscripts(raw), {
+    onNone: () => [],
+    onSome: ({ transcript_path: own, agent_transcript_path: agent }) =>
+      [own, agent].filter((file) => file !== undefined)
+  })
 
 /** What a session is started with that is to prove its hooks and nothing else: no model is at the discard port. */
 export const proofEnvironment: Readonly<Record<string, string>> = {
@@ -108,10 +121,7 @@ export class ClaudeDriver extends Context.Service<
       variables: Readonly<Record<string, string>>
     ) => Effect.Effect<RunInfo, ClaudeStartError>
     /** Whether the hooks of a session answer that can reach no model; it is ended either way. */
-    readonly prove: (
-      cwd: string,
-      variables: Readonly<Record<string, string>>
-    ) => Effect.Effect<boolean, ClaudeStartError>
+    readonly prove: (variables: Readonly<Record<string, string>>) => Effect.Effect<boolean, ClaudeStartError>
     /** Sessions under way. */
     readonly live: Effect.Effect<ReadonlyArray<ClaudeRecord>>
   }

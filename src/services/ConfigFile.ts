@@ -42,7 +42,7 @@ export const ConfigFile = Schema.Struct({
     Schema.Struct({
       /** The claude program: a path, or a name looked up on the caller's PATH. */
       command: Schema.optionalKey(Schema.NonEmptyString),
-      /** How long a session without a terminal has until its first hook answers; else it is ended. */
+      /** How long a session has until its first hook answers; else it is ended. Absent = 30, on a terminal 60. */
       canarySeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 3_600 })))
     })
   ),

@@ -133,6 +133,8 @@ export const Control = RpcGroup.make(
     success: Schema.NullOr(AuditRecord),
     error: ControlRefused
   }),
+  /** A word for one canary call, which mends a guard where a hook asks about it. */
+  Rpc.make("ArmCanary", { success: Schema.Struct({ nonce: Schema.String }) }).middleware(OperatorsOnly),
   /** All of it, oldest first. */
   Rpc.make("ExportAudit", { success: AuditRecord, error: ControlRefused, stream: true }),
   Rpc.make("VerifyAudit", { success: AuditVerification, error: ControlRefused }),

@@ -113,8 +113,10 @@ export const migrations: ReadonlyArray<Migration> = [
     name: "0008_claude_sessions",
     statements: [
       `CREATE TABLE claude_sessions (
-        run_id TEXT PRIMARY KEY, relay_id TEXT NOT NULL, generation INTEGER NOT NULL, spawned_by TEXT, canary_by REAL
-      ) STRICT`
+        relay_id TEXT PRIMARY KEY, run_id TEXT, generation INTEGER NOT NULL, spawned_by TEXT, canary_by REAL
+      ) STRICT`,
+      // What breaks and mends the guards, found at once in however long a log.
+      `CREATE INDEX audit_of_guards ON audit (seq) WHERE source IN ('incident', 'canary', 'client') OR policy = 'unanswered'`
     ]
   }
 ]

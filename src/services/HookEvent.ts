@@ -107,6 +107,12 @@ export const eventDirection = (overrides: DirectionOverrides, event: HookEventNa
   return { event, direction, except }
 }
 
+/** Whether no hook of an event lets anything pass undecided, whatever keeps it from being decided. */
+export const isStrict = (overrides: DirectionOverrides, event: HookEventName): boolean => {
+  const { direction, except } = eventDirection(overrides, event)
+  return direction === "closed" && except.length === 0
+}
+
 /** The whole table: each event, and for each cause where it falls. */
 export const directionTable = (
   overrides: DirectionOverrides

@@ -17,7 +17,8 @@ export interface HookProvider {
   ) => Result.Result<HookEvent, { readonly message: string }>
   /** What a decision comes to here: what the provider cannot do is a deny that says so. */
   readonly settle: <J extends Judgement>(event: HookEvent, decision: J) => J | Decision
-  readonly encodeDecision: (event: HookEvent, decision: Decision) => string
+  /** `attended`: a person sits at the agent's terminal. */
+  readonly encodeDecision: (event: HookEvent, decision: Decision, attended?: boolean) => string
   /** The event with another input; null where the tool takes none like it. */
   readonly rewritten: (event: HookEvent, input: unknown) => HookEvent | null
   /** Seconds that the provider gives a hook. */

@@ -66,17 +66,18 @@ const fileOf: Readonly<Record<string, { readonly field: string; readonly writes:
 /** Null: an input in which no policy could read what would be done. */
 const toolCall = (tool: string, input: unknown): ToolCall | null => {
   if (!isParams(input)) return null
-  if (tool === "Bash") {
-    const { command } = input
-    return typeof command === "string" ? { tool, kind: "shell", command, paths: [], input } : null
-  }
+  const { command } = input
+  const isMcp = tool.startsWith("mcp__")
+  if (tool === "Bash" && typeof command !== "string") return null
+  // Monitor, PowerShell and whatever comes next: of its own tools one with a command runs it.
+  if (!isMcp && typeof command === "string") return { tool, kind: "shell", command, paths: [], input }
   const file = Object.hasOwn(fileOf, tool) ? fileOf[tool] : undefined
   if (file !== undefined) {
     const path = input[file.field]
     if (typeof path !== "string") return null
     return { tool, kind: file.writes ? "patch" : "other", command: null, paths: [path], input }
   }
-  return { tool, kind: tool.startsWith("mcp__") ? "mcp" : "other", command: null, paths: [], input }
+  return { tool, kind: isMcp ? "mcp" : "other", command: null, paths: [], input }
 }
 
 export class ClaudePayloadMalformed extends Schema.TaggedError<ClaudePayloadMalformed>()(
@@ -173,16 +174,15 @@ const allowText = JSON.stringify({
 })
 
 /** The exact stdout for a decision. Events that only report take no answer. */
-export const encodeDecision = (event: HookEvent, given: Decision): string => {
+export const encodeDecision = (event: HookEvent, given: Decision, attended = false): string => {
   if (event.event !== "pre_tool_use" && event.event !== "permission_request") return ""
   const decision = settle(event, given)
   switch (decision.verdict._tag) {
     case "allow":
-      return event.event === "permission_request"
-        ? allowPermission
-        : decision.policy === "default"
-          ? ""
-          : allowText
+      if (decision.policy !== "default")
+        return event.event === "permission_request" ? allowPermission : allowText
+      // Nobody had a say: a person at the session's terminal is asked as without us, and where there is none it is allowed.
+      return event.event === "permission_request" && !attended ? allowPermission : ""
     case "deny":
       return denyText(event.event, reasonOf(decision))
     case "rewrite":
@@ -234,8 +234,15 @@ const refusedArguments: ReadonlyArray<readonly [RegExp, string]> = [
     "Holdfast's own settings are what governs it; put yours into a settings file that it reads anyway"
   ],
   [/^--bare$/, "it switches every hook off"],
-  [/^--(?:sdk-url|remote|teleport|cloud)(?:=|$)/, "tools would run where no hook of this machine is asked"]
+  [/^--no-session-persistence$/, "what it ran could not be compared with what was decided"],
+  [
+    /^--(?:sdk-url|remote|remote-control|teleport|cloud|bg|background)(?:=|$)/,
+    "tools would run where no hook of this run is asked"
+  ]
 ]
+
+/** Sub-commands that start sessions, or serve tools, out of this run. */
+const refusedCommands = /^(?:agents|remote-control|daemon)$/
 
 export class ClaudeArgumentRefused extends Schema.TaggedError<ClaudeArgumentRefused>()(
   "ClaudeArgumentRefused",
@@ -246,27 +253,37 @@ export class ClaudeArgumentRefused extends Schema.TaggedError<ClaudeArgumentRefu
   }
 }
 
-/** The first argument that cannot be granted, if there is one. What follows `--` is text. */
-export const refusedArgument = (args: ReadonlyArray<string>): ClaudeArgumentRefused | null => {
-  const end = args.indexOf("--")
-  for (const argument of end < 0 ? args : args.slice(0, end)) {
+/** Environment of Claude Code that would undo what governs it. */
+export const refusedVariables: ReadonlyArray<string> = ["CLAUDE_CODE_SIMPLE"]
+
+/**
+ * The first argument or variable that cannot be granted, if there is one. Behind `--` too: an option that takes a value takes
+ * that for it, and reads on.
+ */
+export const refusedArgument = (
+  args: ReadonlyArray<string>,
+  env: Readonly<Record<string, string>> = {}
+): ClaudeArgumentRefused | null => {
+  for (const argument of args) {
     const found = refusedArguments.find(([pattern]) => pattern.test(argument))
     if (found !== undefined)
       return new ClaudeArgumentRefused({ argument: argument.split("=", 1)[0]!.slice(0, 40), why: found[1] })
   }
-  return null
+  const [first = "", second] = args
+  if (refusedCommands.test(first) || (first === "mcp" && second === "serve"))
+    return new ClaudeArgumentRefused({ argument: first, why: "its sessions would run out of this run" })
+  const variable = refusedVariables.find((name) => (env[name] ?? "") !== "")
+  return variable === undefined
+    ? null
+    : new ClaudeArgumentRefused({ argument: `with ${variable}`, why: "it switches every hook off" })
 }
 
-/** Sub-commands and flags with which Claude Code starts no session, so that no hook has anything to say. */
+/** Sub-commands with which Claude Code starts no session, so that no hook has anything to say. */
 const administrative =
-  /^(?:mcp|plugin|update|upgrade|doctor|config|install|setup-token|auth|login|logout|agents|migrate-installer)$/
+  /^(?:mcp|plugin|update|upgrade|doctor|config|install|setup-token|auth|login|logout|migrate-installer)$/
 
-export const startsSession = ([first, ...rest]: ReadonlyArray<string>): boolean =>
-  !administrative.test(first ?? "") &&
-  ![first, ...rest].some((word) => /^(?:-v|--version|-h|--help)$/.test(word ?? ""))
-
-/** Environment of Claude Code that would undo what governs it. */
-export const refusedVariables: ReadonlyArray<string> = ["CLAUDE_CODE_SIMPLE"]
+export const startsSession = (args: ReadonlyArray<string>): boolean =>
+  !administrative.test(args[0] ?? "") && !(args.length === 1 && /^(?:-v|--version|-h|--help)$/.test(args[0]!))
 
 /** What Claude Code needs of its caller's environment beside what every run gets: by these beginnings, and by name. */
 const passedNames =

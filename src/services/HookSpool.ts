@@ -5,7 +5,8 @@
  * Anybody of this user can write such a line, so it is evidence and no proof; the rows say where they are from.
  */
 import * as Context from "effect/Context"
-import type { AuditEntry } from "./AuditLog.ts"
+import type * as Effect from "effect/Effect"
+import type { AuditEntry, AuditUnavailable } from "./AuditLog.ts"
 import { Direction, explainCause, FailureCause, HookEventName } from "./HookEvent.ts"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -69,7 +70,7 @@ export const entryOf = (line: Undecided, epoch: string): AuditEntry => ({
 export class HookSpool extends Context.Service<
   HookSpool,
   {
-    /** Rows made at this start. */
-    readonly taken: number
+    /** Takes what there is by now; how many rows it made. Done at the start, by the clock, and before the log is verified. */
+    readonly take: Effect.Effect<number, AuditUnavailable>
   }
 >()("holdfast/HookSpool") {}

@@ -38,6 +38,8 @@ export interface RelaySpec {
    * never.
    */
   readonly leaving?: Effect.Effect<boolean>
+  /** A person sits at the agent's own terminal; absent: nobody does. */
+  readonly attended?: boolean
   /** Told of each event before it is decided; absent: nobody. */
   readonly heard?: (event: HookEvent) => Effect.Effect<void>
 }
@@ -87,7 +89,7 @@ export interface Relay {
   ) => Effect.Effect<{ readonly decision: Decision; readonly fromHook: boolean }, AuditUnavailable>
   /** Records that the agent's own machinery let a hook fail, which is as bad as no hook. */
   readonly incident: (callId: string, detail: string) => Effect.Effect<void, AuditUnavailable>
-  /** Whether a call with this id was asked about at all, by this gateway or an earlier one. */
+  /** Whether a call with this id was decided and allowed before it was made, by this gateway or an earlier one. */
   readonly isDecided: (callId: string) => Effect.Effect<boolean, AuditUnavailable>
   /** This relay's rows, as they fall; a reader that falls behind loses the oldest. */
   readonly rows: Queue.Dequeue<AuditRow>
@@ -348,6 +350,7 @@ export class TooManyRelays extends Schema.TaggedError<TooManyRelays>()("TooManyR
 export interface RelayEntry {
   readonly info: RelayInfo
   readonly provider: ProviderName
+  readonly attended: boolean
   readonly token: string
   readonly allows: (event: HookEventName) => boolean
   readonly decide: Relay["decide"]

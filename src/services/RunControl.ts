@@ -145,7 +145,7 @@ export const RunControl = RpcGroup.make(
   }),
   /** Starts one that can reach no model, and ends it: whether its hooks answered. */
   Rpc.make("ProveClaude", {
-    payload: { cwd: RunSpec.fields.cwd, variables: Schema.Record(Schema.String, Schema.String) },
+    payload: { variables: Schema.Record(Schema.String, Schema.String) },
     success: Schema.Struct({ proven: Schema.Boolean }),
     error: ClaudeStartError
   }),

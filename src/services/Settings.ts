@@ -186,7 +186,12 @@ export const resolve = (
     claude: {
       ...defaults(paths).claude,
       command: config.claude?.command ?? null,
-      ...(config.claude?.canarySeconds === undefined ? {} : { canaryMs: config.claude.canarySeconds * 1000 })
+      ...(config.claude?.canarySeconds === undefined
+        ? {}
+        : {
+            canaryMs: config.claude.canarySeconds * 1000,
+            terminalCanaryMs: config.claude.canarySeconds * 1000
+          })
     },
     hook: {
       ...defaults(paths).hook,
@@ -226,7 +231,7 @@ const defaults = (paths: Paths): SettingsShape => ({
   paths,
   environment: {},
   codex: { command: null, home: `${paths.state}/codex`, sandbox: "workspace-write", passEnv: [] },
-  claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 600_000 },
+  claude: { command: null, canaryMs: 30_000, terminalCanaryMs: 60_000 },
   hook: {
     timeoutMs: 30_000,
     decisionTimeoutMs: 30_000,

@@ -72,6 +72,7 @@ export const layerFake = Layer.effectContext(
           refused: 0
         },
         provider: "codex",
+        attended: false,
         token,
         allows: (event) => events.includes(event),
         decide: (event, source) =>

@@ -10,11 +10,12 @@ export const makeClaudeLedger = Effect.gen(function* () {
   const sql = yield* SqlClient
   return {
     all: sql`SELECT run_id AS "runId", relay_id AS "relayId", generation, spawned_by AS "spawnedBy",
-      canary_by AS "canaryBy" FROM claude_sessions ORDER BY run_id`.pipe(Effect.flatMap(decodeRows)),
+      canary_by AS "canaryBy" FROM claude_sessions ORDER BY relay_id`.pipe(Effect.flatMap(decodeRows)),
     note: (record: ClaudeRecord) =>
-      Effect.asVoid(sql`INSERT INTO claude_sessions (run_id, relay_id, generation, spawned_by, canary_by)
-        VALUES (${record.runId}, ${record.relayId}, ${record.generation}, ${record.spawnedBy}, ${record.canaryBy})
-        ON CONFLICT (run_id) DO UPDATE SET generation = excluded.generation, canary_by = excluded.canary_by`),
-    forget: (runId: string) => Effect.asVoid(sql`DELETE FROM claude_sessions WHERE run_id = ${runId}`)
+      Effect.asVoid(sql`INSERT INTO claude_sessions (relay_id, run_id, generation, spawned_by, canary_by)
+        VALUES (${record.relayId}, ${record.runId}, ${record.generation}, ${record.spawnedBy}, ${record.canaryBy})
+        ON CONFLICT (relay_id) DO UPDATE SET run_id = excluded.run_id, generation = excluded.generation,
+          canary_by = excluded.canary_by`),
+    forget: (relayId: string) => Effect.asVoid(sql`DELETE FROM claude_sessions WHERE relay_id = ${relayId}`)
   }
 })

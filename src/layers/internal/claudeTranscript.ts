@@ -1,69 +1,103 @@
 /**
- * What Claude Code itself wrote down of a session: the tools that it ran, read on from where the last look ended.
+ * What Claude Code itself wrote down of a session: the calls that it made, read on from where the last look ended.
  *
- * The file is the agent's own and could be anything: it is read in bounds, and a line that is none is passed over.
+ * The file is named by the agent and could be anything: it is read in slices, with a deadline, and never in the way of a hook.
  */
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as fs from "node:fs"
 
-/** Of one look; what is beyond is read at the next. */
-const maxBytes = 32 * 1024 * 1024
+/** A slice of one look; a longer line is passed over. */
+const sliceBytes = 1024 * 1024
+/** Slices of one look; the rest is read at the next. */
+const maxSlices = 64
+/** A file system that does not answer holds up nothing but this look. */
+const lookTimeoutMs = 10_000
+/** As Claude gives them: `toolu_` and some twenty letters. */
+const maxIdLength = 256
 
 const Block = Schema.Struct({
-  type: Schema.String,
-  tool_use_id: Schema.optionalKey(Schema.String),
-  is_error: Schema.optionalKey(Schema.NullOr(Schema.Boolean))
+  type: Schema.Literal("tool_result"),
+  tool_use_id: Schema.String.check(Schema.isMaxLength(maxIdLength)),
+  is_error: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
+  content: Schema.optionalKey(Schema.Unknown)
 })
 const Line = Schema.Struct({
   type: Schema.Literal("user"),
-  isSidechain: Schema.optionalKey(Schema.Boolean),
   message: Schema.Struct({ content: Schema.Array(Schema.Unknown) })
 })
 const isLine = Schema.is(Line)
 const isBlock = Schema.is(Block)
 
-/** Ids of calls of which a result came back that is no refusal. */
-const ranOf = (line: string): ReadonlyArray<string> => {
+/** A command that ran and ended with a status says so; whatever else is an error did not run, or was refused. */
+const hasRun = ({ is_error: failed, content }: typeof Block.Type): boolean =>
+  failed !== true || (typeof content === "string" && /^Exit code \d/.test(content))
+
+/** Ids of calls that were made, of one line. */
+export const callsIn = (line: string): ReadonlyArray<string> => {
   let parsed: unknown
   try {
     parsed = JSON.parse(line)
   } catch {
     return []
   }
-  if (!isLine(parsed) || parsed.isSidechain === true) return []
+  if (!isLine(parsed)) return []
   return parsed.message.content
     .filter(isBlock)
-    .flatMap(({ type, tool_use_id: id, is_error: failed }) =>
-      type === "tool_result" && id !== undefined && failed !== true ? [id] : []
-    )
+    .filter(hasRun)
+    .map((block) => block.tool_use_id)
 }
 
-export interface TranscriptLook {
-  readonly ran: ReadonlyArray<string>
-  /** Where the next look begins: behind the last whole line. */
+const sizeOf = async (file: string): Promise<number> => {
+  const stats = await fs.promises.stat(file).catch(() => null)
+  return stats?.isFile() === true ? stats.size : 0
+}
+
+const bounded = <A>(work: () => Promise<A>, otherwise: A): Effect.Effect<A> =>
+  Effect.tryPromise(work).pipe(
+    Effect.timeoutOrElse({ duration: lookTimeoutMs, orElse: () => Effect.succeed(otherwise) }),
+    Effect.orElseSucceed(() => otherwise)
+  )
+
+/** How much of a file is there already: what was done before anybody governed it. */
+export const transcriptSize = (file: string): Effect.Effect<number> => bounded(() => sizeOf(file), 0)
+
+interface Slice {
+  readonly calls: ReadonlyArray<string>
+  /** Behind the last whole line. */
   readonly offset: number
 }
 
-export const readTranscript = (file: string, offset: number): TranscriptLook => {
-  let descriptor: number
+const readSlice = async (file: string, offset: number): Promise<Slice | null> => {
+  const handle = await fs.promises.open(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
   try {
-    descriptor = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
-  } catch {
-    return { ran: [], offset }
-  }
-  try {
-    const stats = fs.fstatSync(descriptor)
-    if (!stats.isFile() || stats.size <= offset) return { ran: [], offset }
-    const buffer = Buffer.alloc(Math.min(maxBytes, stats.size - offset))
-    const size = fs.readSync(descriptor, buffer, 0, buffer.length, offset)
-    const end = buffer.lastIndexOf(10, size - 1)
-    // A line longer than a look is passed over: a tool's result is a line of its own, and ids come with it.
-    if (end < 0) return { ran: [], offset: size === maxBytes ? offset + size : offset }
-    const lines = buffer.toString("utf8", 0, end).split("\n")
-    return { ran: [...new Set(lines.flatMap(ranOf))], offset: offset + end + 1 }
-  } catch {
-    return { ran: [], offset }
+    const stats = await handle.stat()
+    if (!stats.isFile() || stats.size <= offset) return null
+    const buffer = Buffer.alloc(Math.min(sliceBytes, stats.size - offset))
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset)
+    const end = buffer.lastIndexOf(10, bytesRead - 1)
+    if (end < 0) return bytesRead < sliceBytes ? null : { calls: [], offset: offset + bytesRead }
+    const calls = buffer.toString("utf8", 0, end).split("\n").flatMap(callsIn)
+    return { calls: [...new Set(calls)], offset: offset + end + 1 }
   } finally {
-    fs.closeSync(descriptor)
+    await handle.close()
   }
 }
+
+/** Tells each call that was made since `offset`; gives where the next look begins. It moves only past what was taken. */
+export const readTranscript = Effect.fnUntraced(function* <E>(
+  file: string,
+  from: number,
+  take: (callId: string) => Effect.Effect<void, E>
+) {
+  // One that is shorter now is another file.
+  let offset = from <= (yield* transcriptSize(file)) ? from : 0
+  for (let slices = 0; slices < maxSlices; slices++) {
+    const slice = yield* bounded(() => readSlice(file, offset), null)
+    if (slice === null) break
+    yield* Effect.forEach(slice.calls, take, { discard: true })
+    offset = slice.offset
+    yield* Effect.yieldNow
+  }
+  return offset
+})

@@ -27,7 +27,15 @@ import type { TurnRecord } from "../../services/TurnStore.ts"
 import { failedAt, isAgentRunError } from "./agentFailure.ts"
 import { openThread } from "./codexOpen.ts"
 import { cleanThread, interruptTurn } from "./codexStop.ts"
-import { endOf, eventOfItem, nothingSeen, runTurn, type Seen, type TurnStart } from "./codexTurn.ts"
+import {
+  endOf,
+  eventOfItem,
+  nothingSeen,
+  refuseUndecided,
+  runTurn,
+  type Seen,
+  type TurnStart
+} from "./codexTurn.ts"
 import { forgetUnlessLeaving, type Keeping } from "./turnLedger.ts"
 
 /** Codex tells a turn's beginning in whole seconds. */
@@ -82,6 +90,7 @@ const joinTurn = Effect.fnUntraced(function* (options: {
   for (const entry of done) {
     const event = eventOfItem(entry)
     if (event) yield* emit(event)
+    yield* refuseUndecided(relay, entry)
   }
   return {
     _tag: "join",

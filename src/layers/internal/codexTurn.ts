@@ -82,6 +82,13 @@ const ranUndecided = "a tool call ran of which no hook had asked"
 const hasRun = ({ item }: ItemEvent): boolean =>
   toolItems.has(item.type) && (item.status === "completed" || item.status === "failed")
 
+/** A call that was made and that nobody had decided is an incident, and ends the turn. */
+export const refuseUndecided = Effect.fnUntraced(function* (relay: Relay, entry: ItemEvent) {
+  if (!hasRun(entry) || (yield* relay.isDecided(entry.item.id))) return
+  yield* relay.incident(entry.item.id, ranUndecided)
+  return yield* new HookIncident({ callId: entry.item.id, detail: ranUndecided })
+})
+
 /** What was seen of a turn, for whoever goes on with it after a loss. */
 export interface Seen {
   /** Every thread of the run and the turn that runs on it: the root's, and its sub-agents' as they show. */
@@ -254,10 +261,7 @@ export const runTurn = Effect.fnUntraced(function* (options: {
       if (seen.finished.size < maxFinished) seen.finished.add(entry.item.id)
       const event = eventOfItem(entry)
       if (event) yield* emit(event)
-      if (hasRun(entry) && !(yield* relay.isDecided(entry.item.id))) {
-        yield* relay.incident(entry.item.id, ranUndecided)
-        return yield* new HookIncident({ callId: entry.item.id, detail: ranUndecided })
-      }
+      yield* refuseUndecided(relay, entry)
       return null
     }
     if (method === "hook/completed") {

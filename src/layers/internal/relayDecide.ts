@@ -5,7 +5,7 @@ import * as Queue from "effect/Queue"
 import type { Actor } from "../../services/Actor.ts"
 import { AuditLog, type AuditEntry, type AuditRow, type DecisionSource } from "../../services/AuditLog.ts"
 import { Epoch } from "../../services/Epoch.ts"
-import { canaryDecision, isCanaryCall } from "../../services/Guard.ts"
+import { canaryDecision, canaryNonce, Guard } from "../../services/Guard.ts"
 import type { HookEvent, HookEventName } from "../../services/HookEvent.ts"
 import { hookProviders, settleAt } from "../../services/HookProvider.ts"
 import { answerMarginMs, clientDeadlineMs, configuredTimeoutMs } from "../../services/HookRelay.ts"
@@ -20,6 +20,7 @@ export const makeDeciding = Effect.gen(function* () {
   const policy = yield* Policy
   const audit = yield* AuditLog
   const ask = yield* makeAsk
+  const guard = yield* Guard
   const { current } = yield* Epoch
 
   /** An approval request of the app-server waits for as long as it takes; a hook has a client with a deadline. */
@@ -85,7 +86,11 @@ export const makeDeciding = Effect.gen(function* () {
               : { ...judged, verdict: { _tag: "deny" as const }, policy: "fence", reason: repeats }
           })
         const judging = Effect.gen(function* () {
-          if (isCanaryCall(event.call)) return canaryDecision
+          const nonce = canaryNonce(event.call)
+          if (nonce !== null) {
+            yield* guard.met(spec.provider, nonce)
+            return canaryDecision
+          }
           // Nobody is asked about a call that may not run anyway.
           const judged = yield* fenced(
             settleAt(hookProviders[spec.provider], event, yield* policy.decide(event))

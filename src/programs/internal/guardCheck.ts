@@ -5,8 +5,7 @@ import { ControlClient } from "../../layers/ControlClient.ts"
 import * as ScriptedProvider from "../../layers/ScriptedProvider.ts"
 import type { AgentEvent } from "../../services/AgentDriver.ts"
 import { type Check, failed, passed, warned } from "../../services/Doctor.ts"
-import { canaryCommand, canaryPolicy } from "../../services/Guard.ts"
-import { claudeVariables } from "../../services/HookProviderClaude.ts"
+import { canaryCall, canaryPolicy } from "../../services/Guard.ts"
 import { shellsOwn } from "../../services/RunCommand.ts"
 import { overridesFor } from "../../services/ScriptedProvider.ts"
 import { answered, oneGateway } from "./operator.ts"
@@ -34,8 +33,9 @@ const provenByCodex = (events: ReadonlyArray<AgentEvent>): Check => {
 
 const codexCheck = Effect.gen(function* () {
   const provider = yield* ScriptedProvider.ScriptedProvider
-  yield* provider.script(prompt, [{ fn: "exec_command", args: { cmd: canaryCommand } }, { say: "done" }])
   const client = yield* ControlClient
+  const { nonce } = yield* answered(client.ArmCanary())
+  yield* provider.script(prompt, [{ fn: "exec_command", args: { cmd: canaryCall(nonce) } }, { say: "done" }])
   const events = yield* client
     .RunCodex({
       prompt,
@@ -53,8 +53,8 @@ const codexCheck = Effect.gen(function* () {
 const claudeCheck = Effect.gen(function* () {
   const what = "guard of claude"
   const client = yield* ControlClient
-  const variables = { ...shellsOwn(process.env), ...claudeVariables(process.env) }
-  const { proven } = yield* client.ProveClaude({ cwd: process.cwd(), variables })
+  // Nothing of what leads to a model.
+  const { proven } = yield* client.ProveClaude({ variables: shellsOwn(process.env) })
   return proven
     ? passed(what, "PROVEN: the hooks of a session answered before it did anything")
     : failed(
