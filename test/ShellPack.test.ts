@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import { shellVerdict } from "../src/layers/internal/policyPack.ts"
 import { maxLineLength } from "../src/layers/internal/shellWalk.ts"
 import { Policy } from "../src/services/Policy.ts"
+import { attacks } from "./fixtures/shell/attacks.ts"
 import { cases, type Label } from "./fixtures/shell/cases.ts"
 import { everyday } from "./fixtures/shell/everyday.ts"
 import { layerOf, patchEvent, shellEvent } from "./support/Policy.ts"
@@ -23,6 +24,16 @@ describe("the shell pack", () => {
     })
     assert.deepStrictEqual(wrong, [])
     assert.isAtLeast(cases.length, 300)
+  })
+
+  it(`${attacks.length} ways around it that a stranger found are closed`, () => {
+    assert.deepStrictEqual(
+      attacks.flatMap(([label, line]) => {
+        const got = labelOf(line)
+        return got === label ? [] : [`${label}, not ${got}: ${line}`]
+      }),
+      []
+    )
   })
 
   it("nothing that developers do all day is refused", () => {

@@ -64,7 +64,8 @@ export const afterOptions = (words: ReadonlyArray<Text>, options: Options): Read
 }
 
 const takesNext = (word: string, { short = "", long = [] }: Options): boolean => {
-  if (word.startsWith("--")) return long.includes(word.slice(2))
+  if (word.startsWith("--"))
+    return long.some((name) => name === word.slice(2) || isShortFor(word.slice(2), name))
   // Of -abVALUE the first letter that takes a value has the rest of the word, where there is one.
   for (let at = 1; at < word.length; at++) if (short.includes(word[at]!)) return at === word.length - 1
   return false
@@ -72,15 +73,22 @@ const takesNext = (word: string, { short = "", long = [] }: Options): boolean =>
 
 /** Options and operands of a program that takes them in any order. */
 export interface Arguments {
-  /** Single letters and long names, without their values. */
-  readonly flags: ReadonlySet<string>
+  /** By their letters and long names; of these an unambiguous beginning counts as well. */
+  readonly has: (...names: ReadonlyArray<string>) => boolean
+  /** The last value of each option that takes one. */
   readonly values: Readonly<Record<string, Text>>
+  /** All values of these options. */
+  readonly all: (...names: ReadonlyArray<string>) => ReadonlyArray<Text>
   readonly operands: ReadonlyArray<Text>
 }
 
+/** GNU's programs take any beginning of a long name; two letters are the shortest that anybody would write. */
+const isShortFor = (given: string, name: string): boolean =>
+  given.length > 1 && name.length > 1 && name.startsWith(given)
+
 export const argumentsOf = (words: ReadonlyArray<Text>, options: Options = {}): Arguments => {
   const flags = new Set<string>()
-  const values: Record<string, Text> = {}
+  const found: Array<readonly [string, Text]> = []
   const operands: Array<Text> = []
   for (let index = 0; index < words.length; index++) {
     const word = words[index]!
@@ -89,22 +97,34 @@ export const argumentsOf = (words: ReadonlyArray<Text>, options: Options = {}): 
       operands.push(...words.slice(index + 1))
       break
     } else if (word.startsWith("--")) {
-      const [name = "", ...rest] = word.slice(2).split("=")
+      const [given = "", ...rest] = word.slice(2).split("=")
+      const name =
+        options.long?.includes(given) === true
+          ? given
+          : (options.long?.find((long) => isShortFor(given, long)) ?? given)
       flags.add(name)
-      if (rest.length > 0) values[name] = rest.join("=")
-      else if (options.long?.includes(name) === true) values[name] = words[++index] ?? null
+      if (rest.length > 0) found.push([name, rest.join("=")])
+      else if (options.long?.includes(name) === true) found.push([name, words[++index] ?? null])
     } else {
       for (let at = 1; at < word.length; at++) {
         const letter = word[at]!
         flags.add(letter)
         if (options.short?.includes(letter) !== true) continue
-        values[letter] = at < word.length - 1 ? word.slice(at + 1) : (words[++index] ?? null)
+        found.push([letter, at < word.length - 1 ? word.slice(at + 1) : (words[++index] ?? null)])
         break
       }
     }
   }
-  return { flags, values, operands }
+  const has = (...names: ReadonlyArray<string>): boolean =>
+    names.some((name) => flags.has(name) || [...flags].some((given) => isShortFor(given, name)))
+  const all = (...names: ReadonlyArray<string>): ReadonlyArray<Text> =>
+    found.flatMap(([name, value]) => (names.includes(name) ? [value] : []))
+  return { has, all, values: Object.fromEntries(found), operands }
 }
+
+/** Names under which a process reads its own input. */
+export const isInput = (file: string): boolean =>
+  /^\/(?:dev\/(?:stdin|fd\/\d+)|proc\/(?:self|\d+)\/fd\/\d+)$/.test(file)
 
 export const commandOf = (from: ShellCommand, words: ReadonlyArray<Text>): Follow =>
   words.length > 0 && words[0] === null

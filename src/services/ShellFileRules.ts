@@ -27,64 +27,84 @@ import {
 const trees = (paths: ReadonlyArray<Text>, at: Whereabouts, reason: string): Findings =>
   each(paths, (path) => concernOfTree(path, at), reason)
 
+/** Null where a part of it is not known. */
+const known = (word: string): Text => (word.includes("\u{E000}") ? null : word)
+
 const deletes = "it deletes a whole directory that is not a part of the project, or not known"
 
 const rm: Rule = (words, at) => {
-  const { flags, operands } = argumentsOf(words)
-  const recursive =
-    flags.has("r") ||
-    flags.has("R") ||
-    [...flags].some((flag) => flag.length > 1 && "recursive".startsWith(flag))
-  if (flags.has("no-preserve-root")) return deny("it deletes everything")
-  return recursive
+  const { has, operands } = argumentsOf(words)
+  if (has("no-preserve-root")) return deny("it deletes everything")
+  return has("r", "R", "recursive")
     ? trees(operands, at, deletes)
     : each(operands, (path) => concernOfDeletion(path, at), "it deletes a file of the system")
 }
 
+/** A mode that takes rights away looks like an option. */
+const takesAway = /^-[rwxXstugo]+$/
+
 const recursiveChange: Rule = (words, at) => {
-  const { flags, operands } = argumentsOf(words, { long: ["reference", "from"] })
-  const targets = flags.has("reference") ? operands : operands.slice(1)
+  const mode = words.find((word) => word !== null && takesAway.test(word))
+  const { has, operands } = argumentsOf(
+    words.filter((word) => word !== mode),
+    { long: ["reference", "from"] }
+  )
+  const targets = has("reference") || mode !== undefined ? operands : operands.slice(1)
   const denied = targets.filter((path) => path !== null && concernOfTree(path, at) === "deny")
-  const mode = operands[0] ?? null
+  const given = operands[0] ?? ""
   return [
-    ...(flags.has("R") || flags.has("recursive")
+    ...(has("R", "recursive")
       ? each(denied, () => "deny", "it changes the owner or mode of the whole system")
       : none),
     ...askIf(
-      mode !== null && (/^[ugoa]*\+[rwxX]*s/.test(mode) || /^[2467][0-7]{3}$/.test(mode)),
+      /(?:^|,)[ugoa]*[+=][rwxX]*s/.test(given) || /^0*[2467][0-7]{3}$/.test(given),
       "it makes a program run with its owner's rights"
     )
   ]
 }
 
-/** The last operand, or the directory that -t names, is written. */
-const copies: Rule = (words, at) => {
-  const { operands, values } = argumentsOf(words, {
-    short: "tSgmo",
-    long: ["target-directory", "suffix", "group", "mode", "owner"]
-  })
-  const target = values["t"] ?? values["target-directory"] ?? operands.at(-1)
-  return target === undefined || operands.length === 0
-    ? none
-    : writesWithName(target, operands[0] ?? null, at)
+const copyOptions = {
+  short: "tSgmo",
+  long: ["target-directory", "suffix", "group", "mode", "owner"]
 }
 
-/** A directory is written by the name of what is put into it. */
-const writesWithName = (target: Text, source: Text, at: Whereabouts): Findings => {
-  const inside = target !== null && source !== null ? `${target}/${source.split("/").at(-1)}` : target
-  // Of two places the one that matters: whether a name is a directory is not known.
-  return raise(
-    target === null ? null : strongest(concernOfWrite(target, at), concernOfWrite(inside, at)),
-    writesElsewhere
+/** The last operand, or the directory that -t names, is written; with -d of install each of them. */
+const copies: Rule = (words, at) => {
+  const { has, operands, values } = argumentsOf(words, copyOptions)
+  const named = values["t"] ?? values["target-directory"]
+  const target = named ?? operands.at(-1)
+  if (target === undefined || operands.length === 0) return none
+  const sources = named === undefined ? operands.slice(0, -1) : operands
+  return [
+    ...writesWithNames(target, sources, at),
+    ...(has("d", "directory")
+      ? writes(
+          operands.filter((path) => path !== null),
+          at
+        )
+      : none),
+    ...(has("delete", "del", "remove-source-files")
+      ? trees([...(has("remove-source-files") ? sources : []), target], at, deletes)
+      : none)
+  ]
+}
+
+/** A directory is written by the names of what is put into it; whether a name is a directory is not known. */
+const writesWithNames = (target: Text, sources: ReadonlyArray<Text>, at: Whereabouts): Findings => {
+  if (target === null) return none
+  const inside = sources.map((source) =>
+    source === null ? target : `${target}/${source.replace(/\/+$/, "").split("/").at(-1)}`
   )
+  return raise(strongest(...[target, ...inside].map((path) => concernOfWrite(path, at))), writesElsewhere)
 }
 
 const moves: Rule = (words, at, command) => {
-  const { operands } = argumentsOf(words, { short: "tS" })
+  const { operands, values } = argumentsOf(words, copyOptions)
+  const sources = (values["t"] ?? values["target-directory"]) === undefined ? operands.slice(0, -1) : operands
   return [
     ...copies(words, at, command),
     ...each(
-      operands.slice(0, -1),
+      sources,
       (path) =>
         path === null ? null : concernOfTree(path, at) === "deny" ? "deny" : concernOfDeletion(path, at),
       "it moves a directory of the system away"
@@ -103,7 +123,7 @@ const writesOperands =
 
 const dd: Rule = (words, at) =>
   writes(
-    words.flatMap((word) => (word?.startsWith("of=") ? [word.slice(3)] : [])),
+    words.flatMap((word) => (word?.startsWith("of=") === true ? [known(word.slice(3))] : [])),
     at
   )
 
@@ -117,34 +137,74 @@ const device: Rule = (words, at) =>
     "it writes to a raw device"
   ).concat(at.cwd === "/dev" ? deny("it writes to a raw device") : none)
 
-/** The files that options name. */
+/** The files, and the directories, that options name. */
 const downloads =
-  (short: string, long: ReadonlyArray<string>): Rule =>
+  (files: ReadonlyArray<string>, directories: ReadonlyArray<string>): Rule =>
   (words, at) => {
-    const { values } = argumentsOf(words, {
-      short: `${short}dFHXAuebTxmrPQC`,
-      long: [...long, "data", "header", "request", "form", "user", "user-agent", "upload-file", "proxy"]
+    const own = [...files, ...directories]
+    const { all, operands } = argumentsOf(words, {
+      short: `${own.filter((name) => name.length === 1).join("")}dFHXAuebTxmrQtU`,
+      long: [...own, "data", "header", "request", "form", "user", "user-agent", "upload-file", "proxy", "url"]
     })
-    const files = [...short, ...long].flatMap((name) => (name in values ? [values[name]!] : []))
-    return writes(
-      files.filter((file) => file !== "-"),
-      at
+    const written = all(...files).filter((file) => file !== "-")
+    const placed = all(...directories).flatMap((directory) =>
+      operands.map((url) => (directory === null ? null : `${directory}/${url?.split("/").at(-1) ?? ""}`))
     )
+    return writes([...written, ...placed], at)
   }
 
+/** What these options name is written, and with `operands` the rest too. */
+const writesOptions =
+  (names: ReadonlyArray<string>, more = ""): Rule =>
+  (words, at) =>
+    writes(
+      argumentsOf(words, {
+        short: names.filter((name) => name.length === 1).join("") + more,
+        long: names.filter((name) => name.length > 1)
+      })
+        .all(...names)
+        .filter((path) => path !== null),
+      at
+    )
+
+const tar: Rule = (words, at) => {
+  const given =
+    words[0]?.startsWith("-") === false && words.length > 1 ? [`-${words[0]}`, ...words.slice(1)] : words
+  const { has, all, operands } = argumentsOf(given, {
+    short: "fCITXgKLbHV",
+    long: ["file", "directory", "exclude", "transform", "files-from"]
+  })
+  return [
+    ...(has("x", "extract", "get") ? writes(all("C", "directory"), at) : none),
+    ...(has("c", "create", "r", "append", "u", "update")
+      ? writes(
+          all("f", "file").filter((file) => file !== "-" && file !== null),
+          at
+        )
+      : none),
+    ...(has("remove-files") ? trees(operands, at, deletes) : none)
+  ]
+}
+
 const sed: Rule = (words, at) => {
-  const { flags, values, operands } = argumentsOf(words, {
+  const { has, all, operands } = argumentsOf(words, {
     short: "efl",
     long: ["expression", "file", "line-length"]
   })
-  const given = values["e"] ?? values["expression"]
-  const script = given ?? (flags.has("f") || flags.has("file") ? "" : (operands[0] ?? null))
-  const files = given === undefined && !flags.has("f") && !flags.has("file") ? operands.slice(1) : operands
-  const inPlace = [...flags].some(
-    (flag) => flag === "i" || flag === "in-place" || flag.startsWith("in-place")
-  )
+  const given = all("e", "expression")
+  const fromFile = has("f", "file")
+  const scripts = given.length > 0 ? given : fromFile ? [] : operands.slice(0, 1)
+  const files = given.length > 0 || fromFile ? operands : operands.slice(1)
+  const inPlace = has("i", "in-place")
   return [
-    ...askIf(script !== null && sedRuns(script), "sed runs a command"),
+    ...askIf(
+      scripts.some((script) => script !== null && sedRuns(script)),
+      "sed runs a command"
+    ),
+    ...writes(
+      scripts.flatMap((script) => (script === null ? [] : sedWrites(script))),
+      at
+    ),
     ...(inPlace
       ? writes(
           files.filter((file) => file !== null),
@@ -154,8 +214,16 @@ const sed: Rule = (words, at) => {
   ]
 }
 
+/** Files that a `w` command, or a substitution with that flag, names. */
+const sedWrites = (script: string): ReadonlyArray<string> =>
+  [...script.matchAll(/(?:^|[;{}\n\d$/!|,#@])[gpIiMm\d]*[ \t]*[wW][ \t]+([^\n;}]+)/g)].flatMap(([, file]) =>
+    file!.startsWith("/dev/std") ? [] : [file!.trim()]
+  )
+
 /** Whether a sed script has an `e` command, or a substitution with that flag. */
-const sedRuns = (script: string): boolean => {
+const sedRuns = (whole: string): boolean => {
+  // Addresses: what stands in them is text.
+  const script = whole.replace(/(^|[;{}\n,!]\s*)(?:\\(.)|(\/))(?:[^\\\n/]|\\.)*?(?:\2|\3)[IM]*/g, "$11")
   let rest = ""
   for (let index = 0; index < script.length; index++) {
     const letter = script[index]!
@@ -178,12 +246,18 @@ const sedRuns = (script: string): boolean => {
   return /(?:^|[;{}\n\d$/!])[ \t]*e(?:[ \t;}\n]|$)/.test(rest)
 }
 
-const awk: Rule = (words) => {
-  const { operands, flags, values } = argumentsOf(words, {
-    short: "Fvfe",
-    long: ["field-separator", "assign", "file", "source"]
+const awk: Rule = (words, at) => {
+  const { operands, has, values, all } = argumentsOf(words, {
+    short: "FvfeilE",
+    long: ["field-separator", "assign", "file", "source", "include", "load", "exec"]
   })
-  if ((flags.has("f") || flags.has("file")) && !("e" in values)) return none
+  const inPlace = all("i", "include").includes("inplace")
+  if (inPlace)
+    return [
+      ...writes(operands.slice(1), at),
+      ...(awkRuns(operands[0] ?? "") ? ask("awk runs a command") : none)
+    ]
+  if ((has("f") || has("file")) && !("e" in values)) return none
   const program = values["e"] ?? values["source"] ?? operands[0]
   return program === undefined
     ? none
@@ -195,9 +269,10 @@ const awk: Rule = (words) => {
 /** Whether an awk program calls a command, reads from one, or prints into a file. */
 const awkRuns = (program: string): boolean => {
   const plain = program
+    .replace(/>{1,2}\s*"\/dev\/std(?:err|out)"/g, "")
     .replace(/"(?:[^"\\]|\\[^])*"/g, '""')
     .replace(/(^|[(,!~&|{;\n]\s*)\/(?:[^/\\\n]|\\[^])+\//g, "$1 0 ")
-  if (/\b(?:system|getline)\b/.test(plain) || /(?:^|[^|])\|(?:[^|]|$)/.test(plain)) return true
+  if (/\b(?:system|getline)\b|@\w/.test(plain) || /(?:^|[^|])\|(?:[^|]|$)/.test(plain)) return true
   return plain.split(/[;{}\n]/).some((statement) => {
     const outside = statement.replace(/\([^()]*\)/g, "")
     return /\bprintf?\b[^>]*>/.test(outside)
@@ -209,16 +284,21 @@ const find: Rule = (_words, at, command) => {
   return [...trees(actions.deletes, at, deletes), ...writes(actions.writes, at)]
 }
 
-const editor: Rule = (words, at) => [
-  ...askIf(
-    words.some((word) => /^\+?[^/]*!/.test(word ?? "") && word !== "!"),
-    "an editor that runs a command"
-  ),
-  ...writes(
-    argumentsOf(words, { short: "cS" }).operands.filter((path) => path !== null && !path.startsWith("+")),
-    at
-  )
-]
+const editor: Rule = (words, at, { input }) => {
+  const { has, operands } = argumentsOf(words, { short: "cSu", long: ["cmd"] })
+  const typed =
+    input._tag === "text" && (input.text === null || /(?:^|\n)\s*[\d,$%.]*(?:!|r\s*!|w\s*!)/.test(input.text))
+  return [
+    ...askIf(
+      has("c", "cmd") || typed || words.some((word) => /^\+.*[!(]/.test(word ?? "")),
+      "an editor that is told what to do"
+    ),
+    ...writes(
+      operands.filter((path) => path !== null && !path.startsWith("+")),
+      at
+    )
+  ]
+}
 
 /** fd's -x has a form of its own that is not read. */
 const runsForEach: Rule = (words) =>
@@ -246,12 +326,30 @@ export const fileRules: Readonly<Record<string, Rule>> = {
   cp: copies,
   install: copies,
   ln: copies,
+  link: copies,
   rsync: copies,
   scp: copies,
   mv: moves,
   dd,
   tee: writesOperands(),
   truncate: writesOperands("sr", ["size", "reference"]),
+  mkdir: writesOperands("m", ["mode"]),
+  mkfifo: writesOperands("m", ["mode"]),
+  sort: writesOptions(["o", "output"], "kStT"),
+  unzip: writesOptions(["d"], "xP"),
+  openssl: writesOptions(["out"]),
+  gpg: writesOptions(["o", "output"]),
+  iconv: writesOptions(["o", "output"], "ft"),
+  tar,
+  bsdtar: tar,
+  setfacl: (words, at, command) =>
+    argumentsOf(words).has("R", "recursive")
+      ? rm(["-r", ...words.slice(-1)], at, command).filter(({ verdict }) => verdict === "deny")
+      : none,
+  chattr: (words, at, command) =>
+    argumentsOf(words).has("R")
+      ? rm(["-r", ...words.slice(-1)], at, command).filter(({ verdict }) => verdict === "deny")
+      : none,
   touch: writesOperands("dtr", ["date", "reference"]),
   sponge: writesOperands(),
   sed,
@@ -260,8 +358,27 @@ export const fileRules: Readonly<Record<string, Rule>> = {
   gawk: awk,
   mawk: awk,
   nawk: awk,
-  curl: downloads("oD", ["output", "dump-header", "cookie-jar"]),
-  wget: downloads("Oo", ["output-document", "output-file"]),
+  curl: downloads(
+    [
+      "o",
+      "D",
+      "c",
+      "output",
+      "dump-header",
+      "cookie-jar",
+      "trace",
+      "trace-ascii",
+      "stderr",
+      "etag-save",
+      "hsts",
+      "libcurl"
+    ],
+    ["output-dir"]
+  ),
+  wget: downloads(
+    ["O", "o", "a", "output-document", "output-file", "append-output"],
+    ["P", "directory-prefix"]
+  ),
   vim: editor,
   vi: editor,
   nvim: editor,

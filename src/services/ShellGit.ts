@@ -10,16 +10,25 @@ import {
   type ShellCommand,
   unseen
 } from "./ShellCommand.ts"
-import { ask, askIf, deny, none, type Rule } from "./ShellFinding.ts"
+import { ask, askIf, deny, none, type Rule, writes } from "./ShellFinding.ts"
 import type { Text } from "./ShellPath.ts"
 
 /** Keys of git's configuration whose value git runs. */
 const runByGit =
-  /^(?:core\.(?:sshcommand|pager|editor|fsmonitor|askpass|gitproxy)|sequence\.editor|diff\.external|gpg\.(?:\w+\.)?program|pager\.\w+|(?:diff|difftool|mergetool|merge|filter|browser|man)\..*\.(?:cmd|command|textconv|driver|clean|smudge|process))$/i
+  /^(?:remote\..*\.(?:uploadpack|receivepack|vcs)|core\.(?:sshcommand|pager|editor|fsmonitor|askpass|gitproxy)|sequence\.editor|diff\.external|gpg\.(?:\w+\.)?program|pager\.\w+|(?:diff|difftool|mergetool|merge|filter|browser|man)\..*\.(?:cmd|command|textconv|driver|clean|smudge|process))$/i
 
 const gitGlobal: Options = {
   short: "Cc",
-  long: ["git-dir", "work-tree", "namespace", "super-prefix", "exec-path", "config-env"]
+  long: [
+    "git-dir",
+    "work-tree",
+    "namespace",
+    "super-prefix",
+    "exec-path",
+    "config-env",
+    "attr-source",
+    "list-cmds"
+  ]
 }
 
 /** git without its own options: the sub-command first. Null: what it does is not known. */
@@ -33,18 +42,27 @@ const gitWords = (words: ReadonlyArray<Text>): ReadonlyArray<Text> | null => {
 }
 
 const gitSettings = (words: ReadonlyArray<Text>): ReadonlyArray<readonly [string, Text]> =>
-  words.flatMap((word, index): ReadonlyArray<readonly [string, Text]> => {
-    const text =
-      words[index - 1] === "-c" ? word : word?.startsWith("-c") && word.length > 2 ? word.slice(2) : undefined
-    if (text === undefined) return []
-    if (text === null) return [["alias.?", null] as const]
-    const at = text.indexOf("=")
-    return at < 0 ? [] : [[text.slice(0, at).toLowerCase(), text.slice(at + 1)] as const]
+  words.flatMap((word, index) => {
+    if (words[index - 1] === "-c") return gitSetting(word)
+    return word?.startsWith("-c") === true && word.length > 2 ? gitSetting(word.slice(2)) : []
   })
+
+const gitSetting = (text: Text): ReadonlyArray<readonly [string, Text]> => {
+  if (text === null) return [["alias.?", null]]
+  const at = text.indexOf("=")
+  return at < 0 ? [] : [[text.slice(0, at).toLowerCase(), text.slice(at + 1)]]
+}
 
 const followSetting = ([key, value]: readonly [string, Text]): ReadonlyArray<Follow> => {
   if (value === null) return [unseen("what git is told to run")]
-  if (key.startsWith("alias.") || key === "credential.helper")
+  if (
+    key === "core.hookspath" ||
+    key === "include.path" ||
+    key.startsWith("includeif.") ||
+    /^remote\..*\.(?:push|mirror)$/.test(key)
+  )
+    return [unseen("git is told to take more from elsewhere")]
+  if (key.startsWith("alias.") || /^credential\.(?:.*\.)?helper$/.test(key))
     return value.startsWith("!") ? [scriptOf(value.slice(1))] : []
   return runByGit.test(key) ? [scriptOf(value)] : []
 }
@@ -53,6 +71,31 @@ export const followGit = (from: ShellCommand): ReadonlyArray<Follow> => {
   const rest = afterOptions(from.words.slice(1), gitGlobal) ?? []
   const settings = gitSettings(from.words.slice(1, from.words.length - rest.length)).flatMap(followSetting)
   const [sub, ...words] = rest
+  const held = argumentsOf(words, {
+    short: "uO",
+    long: ["upload-pack", "receive-pack", "exec", "open-files-in-pager", "extcmd"]
+  })
+  const options = [
+    ...(sub === "push" ||
+    sub === "fetch" ||
+    sub === "clone" ||
+    sub === "pull" ||
+    sub === "ls-remote" ||
+    sub === "archive"
+      ? held.all("upload-pack", "receive-pack", "exec")
+      : []),
+    ...(sub === "clone" ? held.all("u") : []),
+    ...(sub === "grep" ? held.all("O", "open-files-in-pager") : [])
+  ].map((text) => scriptOf(text))
+  const transports = words.some((word) => word?.startsWith("ext::") === true)
+    ? [unseen("a transport that is a command")]
+    : []
+  const own =
+    sub === "clone"
+      ? argumentsOf(words, { short: "c", long: ["config"] })
+          .all("c", "config")
+          .flatMap((text) => gitSetting(text))
+      : []
   const more = ((): ReadonlyArray<Follow> => {
     switch (sub) {
       case "bisect":
@@ -74,14 +117,15 @@ export const followGit = (from: ShellCommand): ReadonlyArray<Follow> => {
         return ["x", "extcmd"].flatMap((name) => (name in values ? [scriptOf(values[name]!)] : []))
       }
       case "config": {
-        const [key, value] = words.filter((word) => word === null || !word.startsWith("-"))
+        const said = argumentsOf(words, { short: "f", long: ["file", "blob", "type", "default"] }).operands
+        const [key, value] = said[0] === "set" || said[0] === "add" ? said.slice(1) : said
         return typeof key === "string" && value !== undefined ? followSetting([key.toLowerCase(), value]) : []
       }
       default:
         return []
     }
   })()
-  return [...settings, ...more]
+  return [...settings, ...options, ...transports, ...own.flatMap(followSetting), ...more]
 }
 
 const force = "a forced push rewrites other people's history"
@@ -89,56 +133,52 @@ const work = "it throws away work that is in no commit"
 const history = "it throws away commits"
 
 const gitPush: Rule = (words) => {
-  const { flags, operands } = argumentsOf(words, {
+  const { has, operands } = argumentsOf(words, {
     short: "o",
     long: ["push-option", "repo", "receive-pack", "exec"]
   })
-  const forced = [...flags].some(
-    (flag) => flag === "f" || flag === "mirror" || (flag.length > 2 && "force".startsWith(flag))
-  )
-  if (forced || operands.slice(1).some((ref) => ref?.startsWith("+") === true)) return deny(force)
+  if (words.some((word) => /^--forc(?:e)?$|^--mir/.test(word ?? "")) || has("f")) return deny(force)
+  if (operands.some((ref) => ref?.startsWith("+") === true)) return deny(force)
   return [
-    ...askIf(flags.has("force-with-lease") || flags.has("force-if-includes"), force),
+    ...askIf(has("force-with-lease", "force-if-includes"), force),
     ...askIf(
-      flags.has("d") ||
-        flags.has("delete") ||
-        flags.has("prune") ||
-        operands.slice(1).some((ref) => ref?.startsWith(":") === true),
+      has("d", "delete", "prune") || operands.some((ref) => ref?.startsWith(":") === true),
       "it deletes a branch or tag that others may use"
     )
   ]
 }
 
-const all = new Set([".", "./", "*", ":/", ":", "./*", "..", "/"])
+const everything = new Set([".", "./", "*", ":/", ":", "./*", "..", "/", ":(top)", ":/*", "./."])
 
 const gitRestore: Rule = (words) => {
-  const { flags, operands } = argumentsOf(words, { short: "sbB", long: ["source", "branch"] })
-  const staged = (flags.has("staged") || flags.has("S")) && !flags.has("worktree") && !flags.has("W")
-  return askIf(!staged && operands.some((path) => path !== null && all.has(path)), work)
+  const { has, operands } = argumentsOf(words, { short: "sbB", long: ["source", "branch"] })
+  const staged = (has("staged") || has("S")) && !has("worktree") && !has("W")
+  return askIf(
+    !staged &&
+      operands.some((path) => path !== null && everything.has(path.replace(/(?<=.)\/$|^\.\/(?=\.?$)/, ""))),
+    work
+  )
 }
 
 const gitRules: Readonly<Record<string, Rule>> = {
   push: gitPush,
-  reset: (words) => askIf(words.includes("--hard"), work),
+  "send-pack": gitPush,
+  reset: (words) => askIf(argumentsOf(words).has("hard"), work),
   clean: (words) => {
-    const { flags } = argumentsOf(words, { short: "e", long: ["exclude"] })
-    return askIf((flags.has("f") || flags.has("force")) && !flags.has("n") && !flags.has("dry-run"), work)
+    const { has } = argumentsOf(words, { short: "e", long: ["exclude"] })
+    return askIf((has("f") || has("force")) && !has("n") && !has("dry-run"), work)
   },
   checkout: (words, at, command) => [
     ...gitRestore(words, at, command),
-    ...askIf(argumentsOf(words).flags.has("f") || argumentsOf(words).flags.has("force"), work)
+    ...askIf(argumentsOf(words).has("f") || argumentsOf(words).has("force"), work)
   ],
-  switch: (words) =>
-    askIf(words.includes("--discard-changes") || words.includes("-f") || words.includes("--force"), work),
+  switch: (words) => askIf(argumentsOf(words, { short: "cC" }).has("f", "force", "discard-changes"), work),
   restore: gitRestore,
   branch: (words) => {
-    const { flags } = argumentsOf(words, { short: "u" })
-    return askIf(
-      flags.has("D") || ((flags.has("d") || flags.has("delete")) && (flags.has("f") || flags.has("force"))),
-      history
-    )
+    const { has } = argumentsOf(words, { short: "u" })
+    return askIf(has("D") || ((has("d") || has("delete")) && (has("f") || has("force"))), history)
   },
-  stash: (words) => askIf(words[0] === "drop" || words[0] === "clear", work),
+  stash: (words) => askIf(/^(?:drop|clear)$/.test(argumentsOf(words).operands[0] ?? ""), work),
   "filter-branch": () => ask(history),
   "filter-repo": () => ask(history),
   reflog: (words) => askIf(words[0] === "expire" || words[0] === "delete", history),
@@ -152,9 +192,29 @@ const gitRules: Readonly<Record<string, Rule>> = {
     )
 }
 
+/** Options of git that name a file which is written. */
+const writtenBy: Readonly<Record<string, ReadonlyArray<string>>> = {
+  diff: ["output"],
+  log: ["output"],
+  show: ["output"],
+  archive: ["o", "output"],
+  "format-patch": ["o", "output-directory", "output"]
+}
+
 export const git: Rule = (_words, at, command) => {
   const words = gitWords(command.words)
   if (words === null) return ask("what git does is not known before it runs")
   const [name, ...rest] = words
-  return typeof name === "string" && Object.hasOwn(gitRules, name) ? gitRules[name]!(rest, at, command) : none
+  if (typeof name !== "string") return none
+  const files = Object.hasOwn(writtenBy, name) ? writtenBy[name]! : []
+  const short = files.filter((file) => file.length === 1).join("")
+  const written = writes(argumentsOf(rest, { short, long: files }).all(...files), at)
+  const places = argumentsOf(rest, { short: "bocu", long: ["branch", "origin", "config", "depth"] }).operands
+  const placed =
+    name === "clone" || name === "init" ? writes(places.slice(name === "clone" ? 1 : 0), at) : none
+  return [
+    ...written,
+    ...placed,
+    ...(Object.hasOwn(gitRules, name) ? gitRules[name]!(rest, at, command) : none)
+  ]
 }

@@ -76,12 +76,17 @@ export const concernOfTree = (path: Text, at: Whereabouts): Concern => {
   // In the project what counts is the project, wherever somebody put it.
   const project = projectOf(at)
   if (project !== null && isWithin(project, wipes)) return parts.length <= 1 ? "deny" : "ask"
-  if (project !== null && isWithin(full, project)) return last === ".git" ? "ask" : null
+  if (project !== null && isWithin(full, project)) return ofGit(parts, last) ? "ask" : null
   if (temporaryDirectories.includes(wipes)) return "ask"
   if (isTemporary(full)) return null
   const below = home !== null && isWithin(full, home)
   return !below && systemDirectories.has(parts[0]!) && parts.length <= 2 ? "deny" : "ask"
 }
+
+/** The history itself, or a pattern that may mean it. */
+const ofGit = (parts: ReadonlyArray<string>, last: string): boolean =>
+  parts.includes(".git") ||
+  (last.startsWith(".") && glob.test(last) && ".git".startsWith(last.replace(/[*?[].*$/, "")))
 
 /** Nobody's project is a whole home or a part of the system. */
 const projectOf = ({ project, home }: Whereabouts): Text =>
@@ -143,6 +148,8 @@ export const concernOfWrite = (path: Text, at: Whereabouts): Concern => {
   if (accountFiles.test(full)) return "deny"
   if (home !== null && isWithin(full, home) && startFiles.test(full.slice(home.length + 1))) return "ask"
   if (projectFiles.test(full)) return "ask"
+  // A pattern that may be a place of the system: who writes there means it.
+  if (glob.test(partsOf(full)[0] ?? "")) return "deny"
   const project = projectOf(at)
   if (isTemporary(full) || (project !== null && isWithin(full, project))) return null
   if (home !== null && isWithin(full, home)) return null
@@ -156,6 +163,7 @@ export const concernOfDeletion = (path: Text, at: Whereabouts): Concern => {
   if (full === null) return null
   const project = projectOf(at)
   if (project !== null && isWithin(full, project)) return null
+  if (glob.test(partsOf(full)[0] ?? "")) return "deny"
   const machine = isWithin(full, "/etc") || programDirectories.some((directory) => isWithin(full, directory))
   return machine ? "deny" : null
 }
@@ -172,7 +180,11 @@ export const isCredential = (path: string, at: Whereabouts): boolean => {
   if (full === null) return false
   if (/^\/etc\/g?shadow$/.test(full)) return true
   const { home } = at
-  if (home !== null && isWithin(full, home)) return credentialFiles.test(full.slice(home.length + 1))
+  if (home !== null && isWithin(full, home)) {
+    const below = full.slice(home.length + 1)
+    // A pattern in such a directory means its files.
+    return credentialFiles.test(below) || /^\.(?:ssh|aws|gnupg)\/[^/]*[*?[]/.test(below)
+  }
   const other = /^\/(?:root|(?:home|Users)\/[^/]+)\/(.*)$/.exec(full)
   return other !== null && credentialFiles.test(other[1]!)
 }

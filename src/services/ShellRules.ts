@@ -4,7 +4,7 @@
  * It knows the programs that destroy, publish, raise rights or open a way around the gateway; a program that it does not know
  * is left to the other policies. What such a program does is the sandbox's business.
  */
-import { argumentsOf, programOf, type ShellCommand } from "./ShellCommand.ts"
+import { afterOptions, argumentsOf, programOf, type ShellCommand } from "./ShellCommand.ts"
 import { fileRules } from "./ShellFileRules.ts"
 import {
   ask,
@@ -49,9 +49,10 @@ interface Valued {
 const askFor =
   (reason: string, options: Valued, ...phrases: ReadonlyArray<string>): Rule =>
   (words) => {
-    const said = argumentsOf(words, options).operands
+    const said = argumentsOf(words, options).operands.filter((word) => word?.startsWith("+") !== true)
     return askIf(
-      phrases.some((phrase) => phrase.split(" ").every((part, index) => said[index] === part)),
+      !words.includes("--dry-run") &&
+        phrases.some((phrase) => phrase.split(" ").every((part, index) => said[index] === part)),
       reason
     )
   }
@@ -81,7 +82,7 @@ const sql =
   (...flags: ReadonlyArray<string>): Rule =>
   (words, _at, { input }) => {
     const { values, operands } = argumentsOf(words, {
-      short: flags.filter((flag) => flag.length === 1).join("") + "hpUud",
+      short: flags.filter((flag) => flag.length === 1).join("") + "hpUudf",
       long: flags
     })
     const given = [
@@ -95,37 +96,83 @@ const sql =
     )
   }
 
-const docker: Rule = (words, at) => {
-  const [first, second] = words.filter((word) => word === null || !word.startsWith("-"))
-  if (first === "push") return ask(publishes)
-  if ((first === "system" || first === "volume") && second === "prune") return ask(destroys)
-  if (first === "volume" && second === "rm") return ask(destroys)
-  if (first !== "run" && first !== "create") return none
-  const { flags, values } = argumentsOf(words, {
-    short: "vewpulhmac",
-    long: ["volume", "mount", "env", "name", "pid"]
-  })
-  const mounted = [values["v"], values["volume"]].some(
-    (mount) =>
-      mount !== undefined &&
-      (mount === null || concernOfTree(mount.split(":")[0]!, { ...at, cwd: null, project: null }) === "deny")
-  )
-  return askIf(flags.has("privileged") || mounted, "a container that can reach the whole machine")
+const dockerOptions: Valued = {
+  short: "veHwpulhmacn",
+  long: [
+    "volume",
+    "mount",
+    "env",
+    "name",
+    "publish",
+    "user",
+    "workdir",
+    "network",
+    "entrypoint",
+    "env-file",
+    "label",
+    "hostname",
+    "memory",
+    "cpus",
+    "host",
+    "context",
+    "config",
+    "log-level",
+    "file",
+    "project-name",
+    "platform",
+    "pid",
+    "ipc",
+    "add-host"
+  ]
 }
 
-const aws: Rule = (words) => [
-  ...askIf(words[0] === "s3" && words[1] === "rm" && words.includes("--recursive"), destroys),
-  ...askIf(words[0] === "s3" && words[1] === "rb", destroys)
-]
+/** Options end at the image: what comes behind is the container's. */
+const untilImage = (words: ReadonlyArray<Text>): ReadonlyArray<Text> => {
+  const rest = afterOptions(words, dockerOptions)
+  return rest === null ? words : words.slice(0, words.length - rest.length)
+}
+
+const docker: Rule = (words, at) => {
+  const said = argumentsOf(words, dockerOptions).operands.filter((word) => word !== null)
+  const [first, second] = said[0] === "compose" || said[0] === "buildx" ? said.slice(1) : said
+  const [noun, verb] = ["image", "container", "volume", "system"].includes(first ?? "")
+    ? [first, second]
+    : [null, first]
+  if (verb === "push") return ask(publishes)
+  if (noun === "system" && verb === "prune") return ask(destroys)
+  if (noun === "volume" && /^(?:prune|rm|remove)$/.test(verb ?? "")) return ask(destroys)
+  if (!/^(?:run|create|exec)$/.test(verb ?? "")) return none
+  const own = untilImage(words.slice(words.indexOf(verb ?? "") + 1))
+  const { has, all } = argumentsOf(own, dockerOptions)
+  const mounted = [
+    ...all("v", "volume").map((mount) => mount?.split(":")[0] ?? null),
+    ...all("mount").map((mount) => mount?.match(/(?:source|src)=([^,]*)/)?.[1] ?? null)
+  ].some(
+    (source) =>
+      source !== null &&
+      (source.endsWith("docker.sock") ||
+        concernOfTree(source, { ...at, cwd: null, project: null }) === "deny")
+  )
+  return askIf(has("privileged") || mounted, "a container that can reach the whole machine")
+}
+
+const aws: Rule = (words) => {
+  const { operands } = argumentsOf(words, { long: ["profile", "region", "endpoint-url", "output"] })
+  return askIf(
+    operands[0] === "s3" && (operands[1] === "rb" || (operands[1] === "rm" && words.includes("--recursive"))),
+    destroys
+  )
+}
 
 const holdfast: Rule = (words) => {
-  const said = words.filter((word) => word === null || !word.startsWith("-"))
-  const own = "an agent does not decide its own approvals, and does not end what watches it"
-  if (said[0] === "down") return deny(own)
-  return said[0] === "approvals" &&
-    (said[1] === null || /^(?:approve|deny|revoke|watch)$/.test(said[1] ?? ""))
-    ? deny(own)
-    : none
+  const said = argumentsOf(words, { long: ["dir"] }).operands
+  if (
+    said.includes("down") ||
+    (said.includes("approvals") &&
+      said.some((word) => word === null || /^(?:approve|deny|revoke|watch)$/.test(word)))
+  )
+    return deny("an agent does not decide its own approvals, and does not end what watches it")
+  return askIf(said[0] === null, "what is asked of holdfast is not known before it runs")
 }
 
 const ungoverned: Rule = (words) =>
@@ -134,7 +181,7 @@ const ungoverned: Rule = (words) =>
       /^--(?:dangerously-[\w-]+|yolo|allow-dangerously-[\w-]+|permission-mode=bypassPermissions)$/.test(
         word ?? ""
       )
-    ) || words.includes("bypassPermissions"),
+    ) || words.some((word) => word === "bypassPermissions" || word === "danger-full-access"),
     "an agent whose tool calls nobody decides"
   )
 
@@ -142,6 +189,8 @@ const rules: Readonly<Record<string, Rule>> = {
   ...fileRules,
   git,
   kill,
+  hash: (words) => askIf(argumentsOf(words, { short: "p" }).has("p"), "it gives a command another meaning"),
+  shopt: (words) => askIf(words.includes("expand_aliases"), "it gives commands another meaning"),
   pkill: always("it ends processes by their name, whoever they belong to"),
   killall: always("it ends processes by their name, whoever they belong to"),
   shutdown: always(services),
@@ -204,14 +253,12 @@ const rules: Readonly<Record<string, Rule>> = {
   "redis-cli": (words) =>
     askIf(/^flush(?:all|db)$/i.test(argumentsOf(words, { short: "hpanuristD" }).operands[0] ?? ""), destroys),
   holdfast,
+  sudoedit: (words, at) => writes(argumentsOf(words, { short: "gu" }).operands, at),
   claude: ungoverned,
   codex: ungoverned,
   gemini: ungoverned,
   nc: (words) =>
-    askIf(
-      argumentsOf(words).flags.has("e") || argumentsOf(words).flags.has("c"),
-      "it gives a shell to the network"
-    ),
+    askIf(argumentsOf(words).has("e") || argumentsOf(words).has("c"), "it gives a shell to the network"),
   ncat: (words) =>
     askIf(
       words.some((word) => /^(?:-\w*[ec]|--(?:sh-)?exec)/.test(word ?? "")),
@@ -259,11 +306,29 @@ const namesCredential = (words: ReadonlyArray<Text>, at: Whereabouts): boolean =
       [word, ...word.split(/[=@:]/)].some((part) => part !== "" && isCredential(part, at))
   )
 
+/** Programs that show a key to another machine, which is what it is for. */
+const presents: ReadonlySet<string> = new Set(["ssh", "scp", "sftp", "ssh-add", "ssh-copy-id"])
+
+/** Commands of the shell that evaluate the index in a name they are given. */
+const subscripts: ReadonlySet<string> = new Set([
+  "printf",
+  "unset",
+  "read",
+  "test",
+  "[",
+  "let",
+  "declare",
+  "export",
+  "local"
+])
+
 /** What a command comes to by itself; what it runs in turn is judged for itself. */
 export const judge = (command: ShellCommand, from: Pick<Whereabouts, "home" | "project">): Findings => {
   const at: Whereabouts = { ...from, cwd: command.cwd }
   const name = programOf(command)
   const words = command.words.slice(1)
+  if (name?.startsWith("git-") === true)
+    return judge({ ...command, words: ["git", name.slice(4), ...command.words.slice(1)] }, from)
   const rule = name === null ? undefined : Object.hasOwn(rules, name) ? rules[name] : undefined
   return [
     ...redirected(command, at),
@@ -271,8 +336,14 @@ export const judge = (command: ShellCommand, from: Pick<Whereabouts, "home" | "p
       Object.keys(command.variables).some((variable) => loaded.has(variable)),
       "it makes another program load what somebody else wrote"
     ),
-    ...askIf(namesCredential(words, at), "it names a file with credentials"),
-    ...(name !== null && /^mkfs(?:\.|$)/.test(name) ? deny("it writes to a raw device") : none),
+    ...askIf(!presents.has(name ?? "") && namesCredential(words, at), "it names a file with credentials"),
+    ...askIf(
+      subscripts.has(name ?? "") && words.some((word) => /\[.*(?:\$\(|`)/.test(word ?? "")),
+      "an index that runs a command"
+    ),
+    ...(name !== null && /^(?:mkfs(?:\.|$)|mke2fs$|mkntfs$|mkdosfs$)/.test(name)
+      ? deny("it writes to a raw device")
+      : none),
     ...(rule === undefined ? none : rule(words, at, command))
   ]
 }

@@ -34,7 +34,7 @@ const hasRun = ({ is_error: failed, content }: typeof Block.Type): boolean =>
   failed !== true || (typeof content === "string" && /^Exit code \d/.test(content))
 
 /** Ids of calls that were made, of one line. */
-export const callsIn = (line: string): ReadonlyArray<string> => {
+const callsIn = (line: string): ReadonlyArray<string> => {
   let parsed: unknown
   try {
     parsed = JSON.parse(line)

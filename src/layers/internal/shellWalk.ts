@@ -24,6 +24,7 @@ import {
 import {
   type Follow,
   type Input,
+  isInput,
   programOf,
   type ShellCommand,
   type ShellRedirect
@@ -31,8 +32,8 @@ import {
 import { follow } from "../../services/ShellFollow.ts"
 import type { Text, Whereabouts } from "../../services/ShellPath.ts"
 import { type Finding, judge } from "../../services/ShellRules.ts"
-import { applyBuiltin, type Body, copyOf, join, type Shell } from "./shellState.ts"
-import { bodyText, fieldsOf, type Meaning, substitutionsIn, textOf } from "./shellWords.ts"
+import { applyBuiltin, type Body, copyOf, declares, join, type Named, type Shell } from "./shellState.ts"
+import { bodyText, fieldsOf, type Meaning, substitutionsIn, textOf, unknownPart } from "./shellWords.ts"
 
 /** A longer line is a program. It bounds the time, too: some hundred microseconds for this. */
 export const maxLineLength = 65_536
@@ -42,6 +43,8 @@ const maxDepth = 24
 const maxCommands = 2_048
 /** Turns of a loop over known words. */
 const maxTurns = 32
+
+const unknownInput: Input = { _tag: "text", text: null }
 
 const unseen = (reason: string): Finding => ({ verdict: "ask", reason })
 
@@ -65,6 +68,13 @@ const forget = (body: CompoundList, shell: Shell): void => {
   visit(body)
 }
 
+const withInput = (shell: Shell, input: Input, read: () => void): void => {
+  const outer = shell.input
+  shell.input = input
+  read()
+  shell.input = outer
+}
+
 export const readShell = (
   line: string,
   at: Pick<Whereabouts, "home" | "project">
@@ -86,7 +96,9 @@ export const readShell = (
   const meaningIn = (shell: Shell, follows = true): Meaning => ({
     home: at.home,
     parameters: shell.parameters,
+    separators: shell.variables.get("IFS") ?? null,
     valueOf: (name) => {
+      if (name === "0") return shell.self
       if (/^\d+$/.test(name))
         return shell.parameters?.[Number(name) - 1] ?? (shell.parameters === null ? null : "")
       if (name === "@" || name === "*")
@@ -99,7 +111,10 @@ export const readShell = (
     printed: (part) => {
       if (!("script" in part) || part.script === undefined) return null
       const { script } = part
-      if (follows) deeper(() => readScript(script, copyOf(shell)))
+      // What is written into `>(...)` is what it reads.
+      const input: Input =
+        part.type === "ProcessSubstitution" && part.operator === ">" ? unknownInput : shell.input
+      if (follows) deeper(() => readScript(script, { ...copyOf(shell), input }))
       return part.type === "CommandExpansion" ? printedBy(script, shell) : null
     }
   })
@@ -137,7 +152,7 @@ export const readShell = (
       return /^%[sb]\n?$/.test(plain) ? rest.join("\n") : null
     }
     if (name === "cat" && words.length === 1) {
-      const input = inputOf(command.redirects, shell, { _tag: "inherited" }, false)
+      const input = inputOf(command.redirects, shell, shell.input, false)
       return input._tag === "text" ? input.text : null
     }
     return null
@@ -170,10 +185,11 @@ export const readShell = (
           _tag: "text",
           text: one.target === undefined ? "" : textOf(one.target, meaningIn(shell, follows))
         }
-      if (one.operator === "<&" && one.target !== undefined) return input
-      if (!one.operator.startsWith("<")) return input
+      const descriptor = one.descriptor?.type === "FileDescriptor" ? one.descriptor.value : 0
+      if (!one.operator.startsWith("<") || descriptor !== 0 || isInput(one.target?.value ?? "")) return input
       const printed = one.target?.parts?.some(({ type }) => type === "ProcessSubstitution") === true
-      return printed ? { _tag: "text", text: null } : { _tag: "file" }
+      // A descriptor that was opened before: nobody keeps account of those.
+      return printed || one.operator === "<&" ? unknownInput : { _tag: "file" }
     }, given)
 
   const redirectsOf = (redirects: ReadonlyArray<Redirection>, shell: Shell): ReadonlyArray<ShellRedirect> =>
@@ -184,7 +200,9 @@ export const readShell = (
         textOf(one.target, meaningIn(shell))
         return []
       }
-      const target = textOf(one.target, meaningIn(shell))
+      const known = textOf(one.target, meaningIn(shell))
+      // Wherever it leads: the shell itself opens it.
+      const target = known ?? (one.target.text.startsWith("/dev/tcp/") ? "/dev/tcp/unknown" : null)
       const duplicates =
         (one.operator === ">&" || one.operator === "<&") && target !== null && /^(?:\d+-?|-)$/.test(target)
       return duplicates ? [] : [{ writes: one.operator !== "<" && one.operator !== "<&", target }]
@@ -196,6 +214,7 @@ export const readShell = (
     into: Map<string, Text>
   ): void => {
     const text = value.type === "Word" ? textOf(value, meaningIn(shell)) : arrayText(value, shell)
+    if (index !== undefined) fieldsOf(index, meaningIn(shell))
     into.set(name, append === true || index !== undefined || value.type !== "Word" ? null : text)
   }
 
@@ -204,10 +223,10 @@ export const readShell = (
     return null
   }
 
-  const readFollow = (one: Follow, shell: Shell): void => {
+  const readFollow = (one: Follow, from: ShellCommand, shell: Shell): void => {
     switch (one._tag) {
       case "command":
-        return dispatch(one.command, shell)
+        return dispatch(one.command, shell, true)
       case "unknown":
         return note(unseen(one.what))
       case "raised":
@@ -215,54 +234,65 @@ export const readShell = (
       case "script": {
         const { text } = one
         if (text === null) return note(unseen("a shell would run a text that is not known before"))
-        const inner = one.here ? shell : copyOf(shell)
-        if (!one.here) inner.parameters = one.args.slice(1)
+        if (one.here) return deeper(() => readScript(parse(text), shell))
+        const inner: Shell = { ...copyOf(shell), input: from.input }
+        for (const [name, value] of Object.entries(from.variables)) inner.variables.set(name, value)
+        const [self = "sh", ...parameters] = one.args
+        inner.self = self
+        inner.parameters = parameters
         return deeper(() => readScript(parse(text), inner))
       }
     }
   }
 
-  /** One command with its words: what it runs, and what it is. */
-  const dispatch = (command: ShellCommand, shell: Shell): void => {
+  const callNamed = ({ bodies }: Named, command: ShellCommand, shell: Shell): void => {
+    const ends = bodies.map((body) => {
+      const inner: Shell = { ...copyOf(shell), parameters: command.words.slice(1), input: command.input }
+      deeper(() => readBody(body, inner))
+      return inner
+    })
+    const { parameters, input } = shell
+    join(shell, ends)
+    shell.parameters = parameters
+    shell.input = input
+  }
+
+  /** One command with its words: what it runs, and what it is. `plain`: by a program, which knows no functions. */
+  const dispatch = (command: ShellCommand, shell: Shell, plain = false): void => {
     if (commands > maxCommands) return
-    const [name = null, ...parameters] = command.words
-    if (name !== null && shell.functions.has(name)) {
-      const inner: Shell = { ...shell, parameters }
-      return deeper(() => {
-        readBody(shell.functions.get(name)!, inner)
-        shell.cwd = inner.cwd
-      })
-    }
+    const named = plain ? undefined : shell.functions.get(command.words[0] ?? "")
+    if (named !== undefined) callNamed(named, command, shell)
+    if (named?.certain === true) return
     note(...judge(command, at))
     deeper(() => {
-      for (const one of follow(command)) readFollow(one, shell)
+      for (const one of follow(command)) readFollow(one, command, shell)
     })
     applyBuiltin(command, shell, at.home)
   }
 
-  const declares = new Set(["export", "declare", "local", "readonly", "typeset"])
-
-  const readCommand = (command: Command, shell: Shell, given: Input): void => {
+  const readCommand = (command: Command, shell: Shell): void => {
     const redirects = redirectsOf(command.redirects, shell)
     const assignments = command.prefix.filter((one): one is Assignment => one.type === "Assignment")
     const words = wordsOf(command, shell)
     if (command.name === undefined || words.length === 0) {
-      for (const one of assignments) assign(one, shell, shell.variables)
-      if (redirects.length > 0 || command.name !== undefined)
-        note(...judge({ words: [":"], variables: {}, redirects, input: given, cwd: shell.cwd }, at))
+      const set = new Map<string, Text>()
+      for (const one of assignments) assign(one, shell, set)
+      for (const [name, value] of set) shell.variables.set(name, value)
+      const variables = Object.fromEntries(set)
+      note(...judge({ words: [":"], variables, redirects, input: shell.input, cwd: shell.cwd }, at))
       return
     }
     const own = new Map<string, Text>()
     for (const one of assignments) assign(one, shell, own)
-    for (const one of command.suffix)
-      if (one.type === "Assignment") assign(one, shell, declares.has(words[0] ?? "") ? shell.variables : own)
+    for (const one of command.suffix) if (one.type === "Assignment") assign(one, shell, own)
+    if (declares.has(words[0] ?? "")) for (const [name, value] of own) shell.variables.set(name, value)
     // An array is no array to a command, but a word that is written like one.
     dispatch(
       {
-        words: declares.has(words[0] ?? "") ? words : [...words, ...writtenAsWords(command, shell)],
+        words: [...words, ...writtenAsWords(command, shell)],
         variables: Object.fromEntries(own),
         redirects,
-        input: inputOf(command.redirects, shell, given),
+        input: inputOf(command.redirects, shell, shell.input),
         cwd: shell.cwd
       },
       shell
@@ -274,16 +304,16 @@ export const readShell = (
     command.suffix.flatMap((one) => {
       if (one.type !== "Assignment") return []
       const text = one.value.type === "Word" ? textOf(one.value, meaningIn(shell)) : null
-      return [text === null ? null : `${one.name}=${text}`]
+      return [`${one.name}=${text ?? unknownPart}`]
     })
 
   const readPipeline = ({ commands: parts }: Pipeline, shell: Shell): void => {
     let before: CommandNode | null = null
     for (const part of parts) {
       const inner = parts.length === 1 ? shell : copyOf(shell)
-      const given: Input =
-        before === null ? { _tag: "inherited" } : { _tag: "text", text: outputOf(before, copyOf(shell)) }
-      readNode(part, inner, given)
+      if (before === null) readNode(part, inner)
+      else
+        withInput(inner, { _tag: "text", text: outputOf(before, copyOf(shell)) }, () => readNode(part, inner))
       before = part
     }
   }
@@ -337,11 +367,11 @@ export const readShell = (
   const scan = (node: SyntaxNode, shell: Shell): void =>
     substitutionsIn(node, (part) => void meaningIn(shell).printed(part))
 
-  const readNode = (node: PipelineNode, shell: Shell, given: Input = { _tag: "inherited" }): void => {
+  const readNode = (node: PipelineNode, shell: Shell): void => {
     if (++commands > maxCommands) return
     switch (node.type) {
       case "Command":
-        return readCommand(node, shell, given)
+        return readCommand(node, shell)
       case "Pipeline":
         return readPipeline(node, shell)
       case "Redirected":
@@ -351,13 +381,15 @@ export const readShell = (
               words: [":"],
               variables: {},
               redirects: redirectsOf(node.redirects, shell),
-              input: given,
+              input: shell.input,
               cwd: shell.cwd
             },
             at
           )
         )
-        return readNode(node.command, shell, inputOf(node.redirects, shell, given))
+        return withInput(shell, inputOf(node.redirects, shell, shell.input), () =>
+          readNode(node.command, shell)
+        )
       case "Subshell":
         return readList(node.body, copyOf(shell))
       case "BraceGroup":
@@ -398,7 +430,7 @@ export const readShell = (
           })
         )
       case "Function":
-        shell.functions.set(node.name.value, node.body)
+        shell.functions.set(node.name.value, { bodies: [node.body], certain: true })
         return
       case "Coproc":
         return readBody(node.body, copyOf(shell))
@@ -420,7 +452,9 @@ export const readShell = (
     ]),
     functions: new Map(),
     cwd: at.project,
-    parameters: []
+    self: "bash",
+    parameters: [],
+    input: { _tag: "inherited" }
   }
   readScript(parse(line), shell)
   if (commands > maxCommands) note(unseen("the command is too long to be followed"))

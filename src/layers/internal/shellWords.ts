@@ -12,6 +12,8 @@ export interface Meaning {
   readonly valueOf: (name: string) => Text
   /** Null: not known. */
   readonly parameters: ReadonlyArray<Text> | null
+  /** IFS: what splits an unquoted value; null: not known. */
+  readonly separators: Text
   readonly home: Text
   readonly printed: (part: SyntaxNode) => Text
 }
@@ -37,17 +39,23 @@ export const substitutionsIn = (node: SyntaxNode, found: (part: SyntaxNode) => v
 /** A value that a shell always has: a number is none that a path could be. */
 const numeric = /^[?$!#-]$/
 
-const expansionOf = (part: WordPart, { valueOf, printed }: Meaning): Text => {
+const expansionOf = (part: WordPart, meaning: Meaning): Text => {
+  const { valueOf, printed } = meaning
   if (part.type === "SimpleExpansion") {
     const name = part.text.replace(/^\$/, "")
     return numeric.test(name) ? "0" : valueOf(name)
   }
   if (part.type === "ArithmeticExpansion") {
     substitutionsIn(part, (inner) => void printed(inner))
-    return "0"
+    return (
+      /^\$\(\(\s*(-?\d+)\s*\)\)$/.exec(part.text)?.[1] ??
+      /^\$\(\(\s*\((-?\d+)\)\s*\)\)$/.exec(part.text)?.[1] ??
+      "0"
+    )
   }
   if (part.type !== "ParameterExpansion") return null
   substitutionsIn(part, (inner) => void printed(inner))
+  if (part.operation?.type === "Replace") fieldsOf(part.operation.pattern, meaning)
   if (part.prefix === "#") return "0"
   if (part.prefix !== undefined || part.index !== undefined) return null
   const value = valueOf(part.parameter)
@@ -136,6 +144,12 @@ const withHome = (word: Word, fields: Fields, home: Text): Fields => {
   )
 }
 
+/** In the place of what is not known, where the beginning of a word matters: a letter that no path or option has. */
+export const unknownPart = "\u{E000}"
+
+/** `+REF`, `:REF`, `NAME=`. */
+const beginning = /^(?:[+:]|[A-Za-z_][\w.]*=)/
+
 /** `"$@"` alone: as many fields as there are parameters. */
 const isAllParameters = ({ parts }: Word): boolean => {
   const [only, ...more] = parts ?? []
@@ -159,13 +173,34 @@ export const fieldsOf = (word: Word, meaning: Meaning): Fields => {
       continue
     }
     const text = partText(part, meaning)
-    const pieces = isExpansion(part) && text !== null && /\s/.test(text) ? text.split(/\s+/) : [text]
+    const pieces = isExpansion(part) ? splitBy(text, meaning.separators) : [text]
     ways = ways.map((fields) => goingOn(fields, pieces))
   }
+  const [first] = parts
+  const start = first?.type === "DoubleQuoted" ? first.parts[0] : first
+  // What a word begins with may say what it is, whatever comes behind.
+  if (
+    start?.type === "Literal" &&
+    beginning.test(start.value) &&
+    ways.some((fields) => fields.includes(null))
+  )
+    return [`${beginning.exec(start.value)![0]}${unknownPart}`]
   // What an unquoted expansion leaves empty is no field.
   const expands = parts.some(isExpansion)
   const fields = ways.flat().filter((field) => field !== "" || !expands)
   return withHome(word, fields.slice(0, maxFields), meaning.home)
+}
+
+/** Any value may be split where nobody knows by what. */
+const splitBy = (text: Text, separators: Text): Fields => {
+  if (text === null || text === "") return [text]
+  if (separators === null) return /^[\w./-]*$/.test(text) ? [text] : [null]
+  const pieces: Array<string> = [""]
+  for (const letter of text) {
+    if (!separators.includes(letter)) pieces[pieces.length - 1] += letter
+    else if (pieces.at(-1) !== "" || pieces.length === 1) pieces.push("")
+  }
+  return pieces
 }
 
 /** The first piece ends the field that was begun, and the last begins the one that goes on. */
