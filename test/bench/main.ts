@@ -23,6 +23,7 @@ import * as ptys from "./ptys.ts"
 import * as records from "./records.ts"
 import { type LeftOut, type Measured, type Row, text } from "./report.ts"
 import { preference } from "../../src/services/HookClients.ts"
+import * as shells from "./shells.ts"
 import * as stops from "./stops.ts"
 import * as turns from "./turns.ts"
 
@@ -55,6 +56,7 @@ const suites: ReadonlyArray<Suite> = [
     measure: records.prune
   },
   { ids: ["register-10k"], measure: records.register },
+  { ids: ["shell-false-asks", "shell-labels", "shell-p50", "shell-p99"], measure: shells.judging },
   { ids: ["turn-call", "turn-call-hook"], measure: turns.perCall },
   { ids: ["borrow-warm"], measure: leases.borrowWarm },
   { ids: ["borrow-first"], measure: leases.borrowFirst },
