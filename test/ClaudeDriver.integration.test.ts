@@ -218,10 +218,14 @@ describe("Claude Code, governed", () => {
         yield* gateway.end("SIGKILL")
         fs.writeFileSync(file("go"), "")
         const spool = path.join(place.runtimeDir, "undecided.log")
-        yield* eventually(
-          "its hook fell by itself",
-          () => fs.existsSync(spool) && fs.readFileSync(spool, "utf8").includes(" stop open ")
-        )
+        const projects = path.join(place.home, ".claude/projects")
+        const written = () =>
+          fs
+            .readdirSync(projects, { recursive: true, encoding: "utf8" })
+            .filter((name) => name.endsWith(".jsonl"))
+            .map((name) => fs.readFileSync(path.join(projects, name), "utf8"))
+            .join("")
+        yield* eventually("the call was refused", () => written().includes("[timeout]"))
         assert.include(fs.readFileSync(spool, "utf8"), " pre_tool_use closed timeout ")
         assert.isFalse(fs.existsSync(file("undecided")))
       })

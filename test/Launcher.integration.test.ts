@@ -270,7 +270,12 @@ describe("holdfast.sh", () => {
       const { env, root, script } = yield* built
       const started = (...args: ReadonlyArray<string>) =>
         Effect.map(run("/bin/sh", [script, ...args], { env }), ({ stdout }) => words(stdout))
-      const program = (name: string) => ["one", "--no-warnings", `${root}/clone/dist/${name}.mjs`]
+      const program = (name: string, ...flags: ReadonlyArray<string>) => [
+        "one",
+        "--no-warnings",
+        ...flags,
+        `${root}/clone/dist/${name}.mjs`
+      ]
       assert.deepStrictEqual(
         yield* Effect.all([
           started("up", "--json"),
@@ -280,7 +285,7 @@ describe("holdfast.sh", () => {
           started()
         ]),
         [
-          [...program("gateway"), "--json"],
+          [...program("gateway", "--max-semi-space-size=2"), "--json"],
           program("demo"),
           [...program("cli"), "codex", "say\n'up'"],
           [...program("cli"), "--json", "up"],
