@@ -1,7 +1,7 @@
 /** HookRelay and HookWire: the pure rules of a hook's command, its deadline, and what is said when there is no answer. */
 import { assert, describe, it } from "@effect/vitest"
 import { maxRecordBytes as writtenRecordBytes } from "../src/services/BridgeStore.ts"
-import { clientDeadlineMs, hookCommand, shellQuote } from "../src/services/HookRelay.ts"
+import { clientDeadlineMs, hookCommand, providerTimeoutFor, shellQuote } from "../src/services/HookRelay.ts"
 import {
   causeOfStatus,
   denyText,
@@ -78,10 +78,18 @@ describe("HookWire", () => {
 })
 
 describe("HookRelay", () => {
-  it("answers before the provider's timeout: a fifth earlier, at least a quarter of a second, at most one", () => {
+  it("answers before the provider's timeout: a fifth earlier, and half a second at least", () => {
     assert.deepStrictEqual(
       [1000, 2000, 3000, 5000, 30_000, 600_000].map(clientDeadlineMs),
-      [750, 1600, 2400, 4000, 29_000, 599_000]
+      [500, 1500, 2400, 4000, 24_000, 480_000]
+    )
+  })
+
+  it("what a provider has to give lets a client wait as long as it was asked for", () => {
+    const waits = [500, 1_000, 30_000, 300_500]
+    assert.deepStrictEqual(
+      waits.filter((waitMs) => clientDeadlineMs(providerTimeoutFor(waitMs)) < waitMs),
+      []
     )
   })
 
@@ -100,13 +108,13 @@ describe("HookRelay", () => {
     assert.deepStrictEqual(
       (["closed", "open"] as const).map((direction) => hookCommand({ ...options, direction })),
       [
-        `${call} 'closed' '29000' || { echo "Holdfast: the hook client ended with status $?, so this is refused" >&2; exit 2; }`,
-        `${call} 'open' '29000' || exit 0`
+        `${call} 'closed' '24000' || { echo "Holdfast: the hook client ended with status $?, so this is refused" >&2; exit 2; }`,
+        `${call} 'open' '24000' || exit 0`
       ]
     )
     assert.include(
       hookCommand({ ...options, direction: "closed", except: ["timeout", "refused"] }),
-      `${call} 'closed:timeout:refused' '29000' || { echo`
+      `${call} 'closed:timeout:refused' '24000' || { echo`
     )
   })
 })

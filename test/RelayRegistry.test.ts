@@ -150,7 +150,7 @@ describe("RelayRegistry", () => {
         const relay = yield* Scope.provide(registry.register(spec({ relayId: "r" })), scope)
         assert.include(
           relay.commands.pre_tool_use,
-          "'/run/holdfast-test/bridges/r' 'pre_tool_use' 'closed' '29000'"
+          "'/run/holdfast-test/bridges/r' 'pre_tool_use' 'closed' '24000'"
         )
         const token = Option.getOrThrow(yield* registry.find("r")).token
         assert.notInclude(relay.commands.pre_tool_use, token)
@@ -219,7 +219,7 @@ describe("RelayRegistry", () => {
         spec({ relayId: "r", allowedEvents: ["pre_tool_use", "permission_request"] })
       )
       const start = "'/usr/bin/perl' '/dist/hookRelay.pl' '/run/holdfast-test/bridges/r'"
-      assert.strictEqual(relay.commands.pre_tool_use, `${start} 'pre_tool_use' 'open' '29000' || exit 0`)
+      assert.strictEqual(relay.commands.pre_tool_use, `${start} 'pre_tool_use' 'open' '24000' || exit 0`)
       assert.include(relay.commands.permission_request, `${start} 'permission_request' 'closed'`)
       assert.match(relay.commands.permission_request!, /exit 2; \}$/)
     }).pipe(Effect.provide(Layer.provide(Relays(), openForTools)), Effect.scoped)
@@ -437,7 +437,7 @@ describe("RelayRegistry", () => {
   it.effect("where the next gateway takes the relay over, such a hook leaves none: it is decided there", () =>
     Effect.gen(function* () {
       const relay = yield* (yield* RelayRegistry).register(spec({ leaving: Effect.succeed(true) }))
-      assert.match(relay.commands.pre_tool_use!, / 'closed' '29000' 'wait' /)
+      assert.match(relay.commands.pre_tool_use!, / 'closed' '24000' 'wait' /)
       const { rows } = yield* recorded(
         Effect.gen(function* () {
           const deciding = yield* Effect.forkChild(relay.decide(event("slow", bash("think")), "hook"), {

@@ -18,12 +18,17 @@ import * as Context from "effect/Context"
 import * as Schema from "effect/Schema"
 import { defaultDirection, type Direction, type FailureCause, type HookEventName } from "./HookEvent.ts"
 
-/**
- * The client's own deadline: the provider's timeout less a fifth, clamped to 250..1000 ms, so that the answer is out before
- * the provider kills the hook.
- */
+/** Of what a provider gives, the fifth that is left to a busy machine to get an answer out; half a second at least. */
+const spareShare = 5
+const spareMs = 500
+
+/** The client's own deadline, so that its answer is out before the provider kills the hook. */
 export const clientDeadlineMs = (providerTimeoutMs: number): number =>
-  providerTimeoutMs - Math.min(1000, Math.max(250, Math.floor(providerTimeoutMs / 5)))
+  providerTimeoutMs - Math.max(spareMs, Math.ceil(providerTimeoutMs / spareShare))
+
+/** What a provider has to give for a client to wait so long; whole seconds. */
+export const providerTimeoutFor = (waitMs: number): number =>
+  1000 * Math.ceil(Math.max(waitMs + spareMs, (waitMs * spareShare) / (spareShare - 1)) / 1000)
 
 /** The provider's timeout of an event's hook, in milliseconds, as configured. */
 export const configuredTimeoutMs = (

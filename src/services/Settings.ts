@@ -9,6 +9,7 @@ import * as Schema from "effect/Schema"
 import type { Intensity } from "./AppServerLease.ts"
 import { ConfigError, type ConfigFile, type LogLevel, readConfig, type SandboxMode } from "./ConfigFile.ts"
 import { defaultRules } from "./DefaultRules.ts"
+import { answerMarginMs, providerTimeoutFor } from "./HookRelay.ts"
 import type { PolicyConfig } from "./Policy.ts"
 
 /** Of the package; the architecture test compares it with package.json. */
@@ -224,7 +225,12 @@ const mayAsk = ({ policy }: ConfigFile): boolean =>
 const hookTimeouts = (config: ConfigFile): Pick<SettingsShape["hook"], "timeoutMs" | "decisionTimeoutMs"> => {
   const timeoutMs = (config.hook?.timeoutSeconds ?? 30) * 1000
   const holdMs = (config.approvals?.holdSeconds ?? 300) * 1000
-  return { timeoutMs, decisionTimeoutMs: mayAsk(config) ? Math.max(timeoutMs, holdMs) : timeoutMs }
+  return {
+    timeoutMs,
+    decisionTimeoutMs: mayAsk(config)
+      ? Math.max(timeoutMs, providerTimeoutFor(holdMs + answerMarginMs))
+      : timeoutMs
+  }
 }
 
 const defaults = (paths: Paths): SettingsShape => ({
