@@ -141,7 +141,8 @@ describe("an approval", () => {
           session: `setsid -w ${verb} approvals approve $id`,
           bare: `env -i ${keep} ${verb} approvals approve $id`,
           lowered: `prlimit --locks=3:3 -- ${verb} approvals approve $id`,
-          gateway: `${verb} down`
+          gateway: `${verb} down`,
+          reap: `${verb} reap`
         }
         yield* scripted("own", [shell("touch asked-own"), { say: "done" }])
         const turn = yield* Effect.forkChild(runOf(place, { prompt: "own" }))

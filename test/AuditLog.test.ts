@@ -21,9 +21,20 @@ import {
 } from "../src/services/AuditLog.ts"
 import { migrations } from "../src/services/Database.ts"
 import { entry } from "./support/AuditLog.ts"
+import { Settings } from "../src/services/Settings.ts"
 import { layerEmpty, layerMemory } from "./support/Database.ts"
 
 const Log = layer.pipe(Layer.provideMerge(layerMemory))
+
+/** Of a gateway with a credential in its environment that looks like nothing. */
+const LogWithSecret = Log.pipe(
+  Layer.provide(
+    Layer.effect(
+      Settings,
+      Effect.map(Settings, (settings) => ({ ...settings, environment: { DEPLOY_TOKEN: "plain-words-here" } }))
+    )
+  )
+)
 
 const call = (n: number): AuditEntry => ({ ...entry, callId: `call-${n}` })
 
@@ -50,6 +61,38 @@ const stall = Effect.gen(function* () {
 const begun = <A, E>(effect: Effect.Effect<A, E>) => Effect.forkChild(effect, { startImmediately: true })
 
 describe("AuditLog", () => {
+  it.effect("the gateway's own credentials are in no row, and decided calls are told from refused ones", () =>
+    Effect.gen(function* () {
+      const log = yield* AuditLog
+      const row = yield* log.append({
+        ...entry,
+        relayId: "r",
+        callId: "a",
+        subject: "curl -u x:plain-words-here",
+        reason: "plain-words-here"
+      })
+      assert.notInclude(JSON.stringify(row), "plain-words-here")
+      yield* log.append({ ...entry, relayId: "r", callId: "b", verdict: "deny" })
+      const decided = yield* Effect.forEach(["a", "b", "c"], (callId) => log.isDecided("r", callId))
+      assert.deepStrictEqual(decided, [true, false, false])
+      assert.deepStrictEqual([yield* log.hasHook("r"), yield* log.hasHook("another")], [true, false])
+    }).pipe(Effect.provide(LogWithSecret))
+  )
+
+  it.effect("the rows that break and mend guards are found among however many", () =>
+    Effect.gen(function* () {
+      const log = yield* AuditLog
+      yield* log.append({ ...entry, source: "incident", callId: "i" })
+      yield* Effect.forEach(calls(300), log.append, { concurrency: "unbounded", discard: true })
+      yield* log.append({ ...entry, source: "canary", callId: "c" })
+      const found = yield* log.guardRows
+      assert.deepStrictEqual(
+        found.map(({ callId }) => callId),
+        ["i", "c"]
+      )
+    }).pipe(Effect.provide(Log))
+  )
+
   it.effect("a row comes back with its number and time, and is what tail shows", () =>
     Effect.gen(function* () {
       const log = yield* AuditLog

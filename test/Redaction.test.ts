@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { mask, redact } from "../src/services/Redaction.ts"
+import { mask, redact, redactor, secretsOf } from "../src/services/Redaction.ts"
 
 /** Built here so that no scanner takes the test for a leak. */
 const openai = `sk-proj-${"a1B2".repeat(8)}`
@@ -118,6 +118,22 @@ describe("Redaction", () => {
       }),
     { arbitrary: { runs: 3_000, seed: 7 } }
   )
+
+  it("the values of our own credentials are masked, whatever they look like", () => {
+    const env = {
+      DEPLOY_TOKEN: "plain-words-here",
+      DEPLOY_TOKEN_2: "plain-words-here-too",
+      SHORT_KEY: "abc",
+      SSH_AUTH_SOCK: "/tmp/agent.sock",
+      HOME: "/home/somebody"
+    }
+    assert.deepStrictEqual(secretsOf(env), ["plain-words-here-too", "plain-words-here"])
+    const hide = redactor(secretsOf(env))
+    assert.strictEqual(
+      hide("curl -u x:plain-words-here-too plain-words-here /home/somebody abc"),
+      `curl -u x:${mask} ${mask} /home/somebody abc`
+    )
+  })
 
   const secrets = [openai, github, jwt, aws].map((secret) => `${secret}Z9`)
   it.effect.prop(

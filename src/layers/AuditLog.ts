@@ -36,6 +36,7 @@ import {
   AuditUnavailable,
   maxTailRows
 } from "../services/AuditLog.ts"
+import { redactor, secretsOf } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { makeHead, readHead } from "./internal/auditHead.ts"
 
@@ -62,7 +63,9 @@ type Batch = Arr.NonEmptyReadonlyArray<Waiting>
 
 export const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
-  const { paths } = yield* Settings
+  const { paths, environment } = yield* Settings
+  // The gateway's own credentials, which it hands to agents by name.
+  const hide = redactor(secretsOf(environment))
   const appended = yield* Effect.acquireRelease(PubSub.sliding<AuditRow>(maxUnreadRows), PubSub.shutdown)
   const waiting = yield* Queue.bounded<Waiting, Cause.Done>(maxWaitingRows)
 
@@ -123,7 +126,7 @@ export const make = Effect.gen(function* () {
 
   const append = Effect.fnUntraced(function* (entry: AuditEntry) {
     const written = Deferred.makeUnsafe<AuditRow, AuditUnavailable>()
-    const row = { ...auditable(entry), at: yield* Clock.currentTimeMillis }
+    const row = { ...auditable(entry, hide), at: yield* Clock.currentTimeMillis }
     const accepted = yield* Queue.offer(waiting, { row, written })
     return accepted
       ? yield* Deferred.await(written)

@@ -58,14 +58,14 @@ export const maxReasonLength = 512
 const maxRedactedLength = 16 * maxSubjectLength
 
 /** Text of others as it may be kept: redacted first and cut then, so that no cut lets half a credential through. */
-export const shown = (text: string, limit: number): string =>
-  redact(text.slice(0, maxRedactedLength)).slice(0, limit).toWellFormed()
+export const shown = (text: string, limit: number, hide: (text: string) => string = redact): string =>
+  hide(text.slice(0, maxRedactedLength)).slice(0, limit).toWellFormed()
 
-/** The entry as it is written. */
-export const auditable = (entry: AuditEntry): AuditEntry => ({
+/** The entry as it is written; `hide` masks what is nobody's business. */
+export const auditable = (entry: AuditEntry, hide: (text: string) => string = redact): AuditEntry => ({
   ...entry,
-  subject: shown(entry.subject, maxSubjectLength),
-  reason: shown(entry.reason, maxReasonLength)
+  subject: shown(entry.subject, maxSubjectLength, hide),
+  reason: shown(entry.reason, maxReasonLength, hide)
 })
 
 /** One call of `tail` shows at most this many rows; the whole log is for an export, not for a screen. */

@@ -93,7 +93,7 @@ export const Control = RpcGroup.make(
     payload: { dryRun: Schema.Boolean },
     success: Schema.Array(Reconciled),
     error: ControlRefused
-  }),
+  }).middleware(OperatorsOnly),
   /** Newest first; `live`: only those that can still be answered or used. */
   Rpc.make("ListApprovals", {
     payload: { live: Schema.Boolean },

@@ -108,5 +108,28 @@ export const redact = (text: string): string => {
   return current
 }
 
+/** Shorter values are words of everyday text. */
+const minSecretLength = 8
+const secretVariable = new RegExp(`(?:${secretName}|auth|cookie|dsn|webhook)`, "i")
+
+/** The values of an environment that are somebody's credentials, by their names; the longest first. */
+export const secretsOf = (env: Readonly<Record<string, string | undefined>>): ReadonlyArray<string> =>
+  Object.entries(env)
+    .flatMap(([name, value]) =>
+      value !== undefined &&
+      value.length >= minSecretLength &&
+      secretVariable.test(name) &&
+      !value.startsWith("/")
+        ? [value]
+        : []
+    )
+    .toSorted((a, b) => b.length - a.length)
+
+/** The same, and these values too, whatever they look like. */
+export const redactor =
+  (secrets: ReadonlyArray<string>) =>
+  (text: string): string =>
+    redact(secrets.reduce((rest, secret) => rest.replaceAll(secret, mask), text))
+
 const once = (text: string): string =>
   patterns.reduce((text, [pattern, replacement]) => text.replace(pattern, replacement), text)

@@ -42,6 +42,7 @@ const suites: ReadonlyArray<Suite> = [
   { ids: [...perClient("hook"), "hook-true"], measure: hooks.oneHook },
   { ids: perClient("memory"), measure: hooks.memory },
   { ids: ["hooks-32"], measure: hooks.atOnce },
+  { ids: ["hooks-200"], measure: hooks.manyAtOnce },
   { ids: ["down-refused", "down-absent"], measure: hooks.gatewayDown },
   { ids: ["gateway-ready"], measure: daemon.ready },
   { ids: ["gateway-rss", "gateway-cpu"], measure: daemon.idle },
