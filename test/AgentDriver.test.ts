@@ -121,6 +121,30 @@ describe("AgentDriver for Codex", () => {
     })
   )
 
+  it.effect(
+    "a call that Codex made and that no hook had asked about is an incident; one that it declined is none",
+    () =>
+      Effect.gen(function* () {
+        const place = yield* running({ undecided: ["call_8", "call_9"] })
+        const item = (id: string, status: string) =>
+          notify("item/completed", {
+            threadId: "T",
+            turnId: "U",
+            item: { type: "commandExecution", id, command: "ls", status }
+          })
+        yield* place.say(item("call_7", "completed"))
+        yield* place.say(item("call_8", "declined"))
+        yield* place.say(item("call_9", "failed"))
+        const failure = yield* Effect.flip(Fiber.join(place.fiber))
+        assert.strictEqual(failure._tag === "HookIncident" ? failure.callId : failure._tag, "call_9")
+        assert.deepStrictEqual(
+          place.log.filter((line) => line.startsWith("incident")),
+          ["incident call_9"]
+        )
+        assert.deepStrictEqual(place.asked.slice(4), ["turn/interrupt", ...cleanup])
+      })
+  )
+
   it.effect("a turn past its deadline is interrupted and cleaned up after", () =>
     Effect.gen(function* () {
       const place = yield* running()
