@@ -84,7 +84,6 @@ const cells: Readonly<Record<string, Sabotage>> = {
   "an expired record": inRecord(/^expiresAt=.*$/m, "expiresAt=1"),
   "hook timeout": insteadOfClient("sleep 60"),
   "hook client crash": insteadOfClient("kill 9, $$"),
-  "hook client that says nothing usable": insteadOfClient("print 'hello'; exit 1"),
   "client file missing": ({ client }) => fs.rmSync(client),
   "client not readable as a program": ({ client }) => {
     fs.rmSync(client)
@@ -95,9 +94,7 @@ const cells: Readonly<Record<string, Sabotage>> = {
   "truncated JSON": aroundClient("$in = substr($in, 0, length($in) - 5)"),
   "invalid UTF-8": aroundClient(String.raw`$in =~ s/"touch/"\xff\xfetouch/`),
   "oversized stdin": aroundClient("$in =~ s/\\}\\s*$/, \"pad\": \"/; $in .= ('x' x 6_000_000) . '\"}'"),
-  "too deep": aroundClient("$in =~ s/\\}\\s*$/, \"pad\": /; $in .= ('[' x 200) . (']' x 200) . '}'"),
-  "unknown event": aroundClient('$args[1] = "no_such_event"'),
-  "another event": aroundClient('$args[1] = "post_tool_use"; $args[2] = "closed"')
+  "unknown event": aroundClient('$args[1] = "no_such_event"')
 }
 
 const live = <A, E>(promise: string, test: () => Effect.Effect<A, E, ScriptedProvider | Scope.Scope>) =>

@@ -11,6 +11,7 @@ import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
 import * as Result from "effect/Result"
 import * as Semaphore from "effect/Semaphore"
 import { isUtf8 } from "node:buffer"
@@ -38,7 +39,7 @@ import {
 } from "../services/HookWire.ts"
 import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
-import { collectYoung } from "./internal/collectGarbage.ts"
+import { collectAll, collectYoung } from "./internal/collectGarbage.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
@@ -60,6 +61,8 @@ const largeBytes = 256 * 1024
  */
 const largeBudgetBytes = 64 * 1024 * 1024
 const permitBytes = 64 * 1024
+/** Without a large payload, until what they left is collected. */
+const restMs = 1_000
 
 /** Not one of a client's causes: something in here broke, and the log says what. */
 const statusOfDefect = 500
@@ -200,7 +203,21 @@ const readEvent = Effect.fnUntraced(function* (body: Buffer, decode: Decode, pau
  * Large ones are read one at a time, with a turn for everybody else in between, and in one and the same memory: what is
  * allotted for each would be given back long after.
  */
-const makeReader = Effect.map(Semaphore.make(1), (oneLarge) => {
+const makeReader = Effect.gen(function* () {
+  const oneLarge = yield* Semaphore.make(1)
+  const read = yield* Queue.sliding<void>(1)
+  // Once no more of them come.
+  yield* Queue.take(read).pipe(
+    Effect.andThen(Effect.sleep(restMs)),
+    Effect.repeat({ until: () => Effect.map(Queue.size(read), (more) => more === 0) }),
+    Effect.andThen(Effect.sync(collectAll)),
+    Effect.forever,
+    Effect.forkScoped
+  )
+  const collect = Effect.sync(() => {
+    collectYoung()
+    Queue.offerUnsafe(read, undefined)
+  })
   let scratch: Buffer | null = null
   const readLarge = (chunks: ReadonlyArray<Buffer>, size: number, limit: number, decode: Decode) =>
     Effect.suspend(() => {
@@ -212,10 +229,7 @@ const makeReader = Effect.map(Semaphore.make(1), (oneLarge) => {
   return (chunks: ReadonlyArray<Buffer>, limit: number, decode: Decode) => {
     const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
     return size > largeBytes
-      ? Effect.ensuring(
-          oneLarge.withPermit(readLarge(chunks, size, limit, decode)),
-          Effect.sync(collectYoung)
-        )
+      ? Effect.ensuring(oneLarge.withPermit(readLarge(chunks, size, limit, decode)), collect)
       : readEvent(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks), decode, Effect.void)
   }
 })

@@ -18,3 +18,6 @@ const found = (): Collector => {
 
 /** What is young: a millisecond or two. */
 export const collectYoung = (): void => (collector ??= found())({ type: "minor" })
+
+/** All of it: some twenty, so not while others wait. */
+export const collectAll = (): void => (collector ??= found())({ type: "major" })
