@@ -1,15 +1,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Result from "effect/Result"
 import type { HookEventName } from "../src/services/HookEvent.ts"
+import { claudeVariables, refusedArgument, startsSession } from "../src/services/ClaudeTerms.ts"
 import {
-  claudeVariables,
   decodeEvent,
   encodeDecision,
-  refusedArgument,
   rewritten,
   settingsOf,
   settle,
-  startsSession,
   timeoutSeconds
 } from "../src/services/HookProviderClaude.ts"
 import type { Decision } from "../src/services/Policy.ts"

@@ -28,13 +28,8 @@ import {
 } from "../services/ClaudeDriver.ts"
 import { isStrict } from "../services/HookEvent.ts"
 import { Guard } from "../services/Guard.ts"
-import {
-  claudeEvents,
-  refusedArgument,
-  settingsOf,
-  startsSession,
-  timeoutSeconds
-} from "../services/HookProviderClaude.ts"
+import { refusedArgument, startsSession } from "../services/ClaudeTerms.ts"
+import { claudeEvents, settingsOf, timeoutSeconds } from "../services/HookProviderClaude.ts"
 import { configuredTimeoutMs } from "../services/HookRelay.ts"
 import { Handover } from "../services/Keeper.ts"
 import { PtySupervisor, type RunInfo, type RunVariables } from "../services/PtySupervisor.ts"

@@ -18,7 +18,6 @@ import { Settings, version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
 import { follow, Json, show } from "./internal/answers.ts"
 import { claude } from "./internal/claudeVerb.ts"
-import { guardChecks } from "./internal/guardCheck.ts"
 import { approvals } from "./internal/approvalVerbs.ts"
 import { audit } from "./internal/auditVerbs.ts"
 import { parseDuration } from "./internal/duration.ts"
@@ -177,7 +176,11 @@ const doctor = Command.make(
   },
   Effect.fnUntraced(function* ({ directions, guard }) {
     if (directions) return yield* show(directionTable((yield* Settings).directions), Report.directions)
-    const checks = yield* guard ? guardChecks : runDoctor
+    // It brings a model provider along, which nothing else needs.
+    const { guardChecks } = guard
+      ? yield* Effect.promise(() => import("./internal/guardCheck.ts"))
+      : { guardChecks: null }
+    const checks = yield* guardChecks ?? runDoctor
     yield* show(checks, Report.checks)
     if (checks.some((check) => check.status === "fail")) return yield* Effect.sync(() => process.exit(1))
   })

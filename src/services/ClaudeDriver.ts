@@ -10,7 +10,7 @@ import type * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { AuditRow } from "./AuditLog.ts"
-import { ClaudeArgumentRefused } from "./HookProviderClaude.ts"
+import { ClaudeArgumentRefused } from "./ClaudeTerms.ts"
 import {
   KeeperUnavailable,
   type RunInfo,

@@ -8,8 +8,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type { AuditEntry, AuditRow } from "./AuditLog.ts"
-import type { ToolCall } from "./HookEvent.ts"
-import { ProviderName } from "./HookProvider.ts"
+import { type ToolCall, ProviderName } from "./HookEvent.ts"
 import type { Decision } from "./Policy.ts"
 
 export const GuardState = Schema.Union([

@@ -10,6 +10,10 @@ import { failureCauses, hookEventNames } from "./HookWire.ts"
 export const HookEventName = Schema.Literals(hookEventNames)
 export type HookEventName = typeof HookEventName.Type
 
+/** The agents whose hooks are understood (HookProvider). */
+export const ProviderName = Schema.Literals(["codex", "claude"])
+export type ProviderName = typeof ProviderName.Type
+
 /** What a tool does, as far as its name tells: `shell` runs a command line, `patch` edits files. */
 export const ToolKind = Schema.Literals(["shell", "patch", "mcp", "other"])
 export type ToolKind = typeof ToolKind.Type

@@ -1,13 +1,10 @@
 /** HookProvider: the agents whose hooks are understood, each by its codec. Behind it everybody speaks HookEvent's words. */
 import type * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import type { HookEvent, HookEventName } from "./HookEvent.ts"
+import { type HookEvent, type HookEventName, ProviderName } from "./HookEvent.ts"
 import * as Claude from "./HookProviderClaude.ts"
 import * as Codex from "./HookProviderCodex.ts"
 import type { Decision, Judgement } from "./Policy.ts"
-
-export const ProviderName = Schema.Literals(["codex", "claude"])
-export type ProviderName = typeof ProviderName.Type
 
 export interface HookProvider {
   readonly decodeEvent: (
