@@ -11,6 +11,8 @@ import { DatabaseSync } from "node:sqlite"
 import type { ConfigFile } from "../src/services/ConfigFile.ts"
 import { eventually, holdfast, makePlace, type Place, startGateway } from "./support/gateway.ts"
 
+/** Half of the host's start. */
+const cache = path.resolve(import.meta.dirname, "../node_modules/.cache/compile")
 const host = path.resolve(import.meta.dirname, "fixtures/claude.ts")
 
 /** A program called claude on the PATH, as the user's own would be. */
@@ -23,7 +25,7 @@ const withClaude = Effect.fnUntraced(function* (
   fs.mkdirSync(bin)
   fs.writeFileSync(
     path.join(bin, "claude"),
-    `#!/bin/sh\nexec '${process.execPath}' --no-warnings '${host}' "$@"\n`,
+    `#!/bin/sh\nexport NODE_COMPILE_CACHE='${cache}'\nexec '${process.execPath}' --no-warnings '${host}' "$@"\n`,
     { mode: 0o755 }
   )
   const claude: Place = { ...place, env: { ...place.env, PATH: `${bin}:${place.env["PATH"]}`, ...env } }
@@ -43,17 +45,6 @@ const bash = (command: string) => ({ tool: "Bash", input: { command } })
 /** Nothing but a hook stands before a call then. */
 const bypass = ["--permission-mode", "bypassPermissions"]
 
-const rowsOf = (place: Place) =>
-  Effect.map(holdfast(place, ["audit", "tail", "--json", "-n", "100"]), ({ stdout }) =>
-    stdout
-      .split("\n")
-      .filter((line) => line !== "")
-      .map(
-        (line): { source: string; verdict: string; event: string; tool: string | null; provider: string } =>
-          JSON.parse(line)
-      )
-  )
-
 const database = <A>(place: Place, query: string, read: (row: Record<string, unknown>) => A): A => {
   const db = new DatabaseSync(path.join(place.home, "state/holdfast.db"), { readOnly: true })
   const row = db.prepare(query).get()
@@ -66,6 +57,26 @@ const pendingId = (place: Place): string | null =>
   database(place, "SELECT approval_id FROM approvals WHERE state = 'pending'", ({ approval_id: id }) =>
     typeof id === "string" ? id : null
   )
+interface Row {
+  readonly source: unknown
+  readonly verdict: unknown
+  readonly event: unknown
+  readonly tool: unknown
+  readonly provider: unknown
+}
+
+const rowsOf = (place: Place): ReadonlyArray<Row> => {
+  const db = new DatabaseSync(path.join(place.home, "state/holdfast.db"), { readOnly: true })
+  const rows = db.prepare("SELECT source, verdict, event, tool, provider FROM audit ORDER BY seq").all()
+  db.close()
+  return rows.map(({ source, verdict, event, tool, provider }) => ({
+    source,
+    verdict,
+    event,
+    tool,
+    provider
+  }))
+}
 const sessionsOf = (place: Place): number =>
   database(place, "SELECT count(*) AS n FROM claude_sessions", ({ n }) => Number(n))
 
@@ -104,7 +115,7 @@ describe("Claude Code, governed", () => {
       )
       assert.isTrue(fs.existsSync(path.join(place.workspace, "ledger")))
       assert.isTrue(fs.existsSync(path.join(place.workspace, "note")))
-      const rows = yield* rowsOf(place)
+      const rows = rowsOf(place)
       assert.deepStrictEqual(
         rows.filter(({ event }) => event === "pre_tool_use").map(({ verdict, tool }) => `${verdict} ${tool}`),
         ["deny Bash", "allow Bash", "allow mcp__files__put"]
@@ -145,7 +156,7 @@ describe("Claude Code, governed", () => {
       assert.include(stderr, "none of its hooks answered")
       assert.isFalse(fs.existsSync(path.join(place.workspace, "ran")))
       assert.deepStrictEqual(
-        (yield* rowsOf(place)).map(({ source, provider }) => `${source} ${provider}`),
+        rowsOf(place).map(({ source, provider }) => `${source} ${provider}`),
         ["incident claude"]
       )
       const status = yield* holdfast(place, ["status"])
@@ -182,7 +193,7 @@ describe("Claude Code, governed", () => {
           assert.isTrue(fs.existsSync(path.join(place.workspace, "ran")))
           yield* eventually("the incident is in the log", () => incidents(place) === expected)
         }
-        const rows = yield* rowsOf(place)
+        const rows = rowsOf(place)
         assert.strictEqual(rows.filter(({ source }) => source === "incident").length, 2)
         assert.match((yield* holdfast(place, ["status"])).stdout, /guard of claude\s+BROKEN/)
         assert.include((yield* holdfast(place, ["audit", "verify"])).stdout, "UNDECIDED: 2 incidents")
@@ -251,7 +262,7 @@ describe("Claude Code, governed", () => {
       assert.strictEqual(exit._tag, "Success")
       yield* eventually("its last call was made", () => fs.existsSync(file("after")))
       assert.isTrue(fs.existsSync(file("begun")))
-      const rows = (yield* rowsOf(place)).filter(({ event }) => event === "pre_tool_use")
+      const rows = rowsOf(place).filter(({ event }) => event === "pre_tool_use")
       assert.deepStrictEqual(
         rows.map(({ verdict }) => verdict),
         ["allow", "deny", "allow"]

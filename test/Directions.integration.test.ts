@@ -1,6 +1,7 @@
 /**
  * Every way in which a hook gets no decision, on the real Codex, told by what is on disk afterwards: the call did not run. Where
- * the client can still answer it does; where it is missing or killed the wrapper around it does, or the approval.
+ * the client can still answer it does; where it is missing or killed the wrapper around it does, or the approval. A client
+ * that is missing, unreadable, killed, late or silent is in Gateway.integration, with what Codex makes of each.
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
@@ -49,11 +50,6 @@ const sabotaged = Effect.fnUntraced(function* (config: ConfigFile = {}) {
 
 type Sabotage = (world: Sabotaged) => void
 
-const insteadOfClient =
-  (text: string): Sabotage =>
-  ({ client }) =>
-    fs.writeFileSync(client, text)
-
 /** The client itself, given something else to read, or other words. */
 const aroundClient =
   (change: string): Sabotage =>
@@ -82,13 +78,6 @@ const cells: Readonly<Record<string, Sabotage>> = {
   "wrong generation": inRecord(/^generation=.*$/m, "generation=999"),
   "wrong token": inRecord(/^token=.*$/m, "token=guessed"),
   "an expired record": inRecord(/^expiresAt=.*$/m, "expiresAt=1"),
-  "hook timeout": insteadOfClient("sleep 60"),
-  "hook client crash": insteadOfClient("kill 9, $$"),
-  "client file missing": ({ client }) => fs.rmSync(client),
-  "client not readable as a program": ({ client }) => {
-    fs.rmSync(client)
-    fs.mkdirSync(client)
-  },
   "interpreter not executable": ({ interpreter }) => fs.chmodSync(interpreter, 0o644),
   "interpreter missing": ({ interpreter }) => fs.rmSync(interpreter),
   "truncated JSON": aroundClient("$in = substr($in, 0, length($in) - 5)"),
@@ -192,7 +181,7 @@ describe("a hook that gets no decision, on the real Codex", () => {
       })
       yield* startGateway(world.place, world.programs)
       const held = yield* heldTurn(world, "open")
-      cells["client file missing"]!(world)
+      fs.rmSync(world.client)
       held.goOn()
       yield* settle(held)
       assert.isFalse(fs.existsSync(held.file("ran")))

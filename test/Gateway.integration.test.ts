@@ -259,7 +259,7 @@ describe("gateway", () => {
       )
       assert.strictEqual(yield* liveRelays, 1)
       const range = yield* serverRange(place)
-      assert.isTrue(marked(range).some((line) => line.endsWith(" sleep")))
+      yield* eventually("it sleeps", () => marked(range).some((line) => line.endsWith(" sleep")))
       yield* Fiber.interrupt(running)
       yield* eventually("the command is gone", () => !marked(range).some((line) => line.endsWith(" sleep")))
       // The relay is given back last, after what its run left behind.
