@@ -323,6 +323,8 @@ describe("Claude Code, governed", () => {
       assert.include(missing.stderr, "Claude Code was not found (/nonexistent/claude)")
       const refused = yield* holdfast(place, ["claude", "-p", "x", "--settings", "{}"])
       assert.include(refused.stderr, "claude --settings is refused")
+      const called = yield* holdfast(place, ["claude", "--name", "a b", "--", "-p", "x"])
+      assert.match(called.stderr, /^holdfast: "a b" cannot be a run's name/)
       const all = yield* holdfast(place, ["ps", "-a"])
       assert.include(all.stdout, "there is no run")
     })

@@ -86,6 +86,15 @@ export const parseVariable = (
 }
 
 const isName = (text: string): boolean => Schema.is(RunName)(text)
+
+/** How a run is to be called, as `--name` has it. */
+export const parseName = (text: string): Result.Result<string, RunSpecRefused> =>
+  isName(text)
+    ? Result.succeed(text)
+    : refuse(
+        `${JSON.stringify(text.slice(0, 80))} cannot be a run's name: letters, digits, ., _ and - only, at most 64, a letter or digit first.`
+      )
+
 const decodeSpec = Schema.decodeUnknownResult(RunSpec)
 
 export const commandOf = (
@@ -96,10 +105,8 @@ export const commandOf = (
   const [command, ...args] = words
   if (command === undefined || command === "")
     return refuse("There is no command to run. Write it behind the options: holdfast run -- CMD ARGS")
-  if (name !== null && !isName(name))
-    return refuse(
-      `${JSON.stringify(name.slice(0, 80))} cannot be a run's name: letters, digits, ., _ and - only, at most 64, a letter or digit first.`
-    )
+  const called = name === null ? Result.succeed(name) : parseName(name)
+  if (Result.isFailure(called)) return Result.fail(called.failure)
   if (scope === "") return refuse("A scope key cannot be empty.")
   if (plain.replace && scope === null) return refuse("--replace needs --scope: it says which run to replace.")
   return Result.flatMap(Result.all(given.map((text) => parseVariable(text, caller))), (parsed) => {

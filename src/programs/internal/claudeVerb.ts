@@ -8,7 +8,7 @@ import * as Flag from "effect/cli/Flag"
 import { ControlClient } from "../../layers/ControlClient.ts"
 import { defaultDetachKeys, parseDetachKeys } from "../../services/Attachment.ts"
 import { claudeVariables } from "../../services/ClaudeTerms.ts"
-import { parseVariable, shellsOwn } from "../../services/RunCommand.ts"
+import { parseName, parseVariable, shellsOwn } from "../../services/RunCommand.ts"
 import { cookieVariable } from "../../services/RunLedger.ts"
 import { Json } from "./answers.ts"
 import { isTerminal, windowSize } from "./device.ts"
@@ -36,6 +36,7 @@ export const claude = Command.make(
     Effect.gen(function* () {
       const json = yield* Json
       const onTerminal = isTerminal() && !json
+      const called = Option.isNone(name) ? null : yield* Effect.fromResult(parseName(name.value))
       const given = yield* Effect.forEach(env, (text) => Effect.fromResult(parseVariable(text, process.env)))
       const run = yield* oneGateway(
         Effect.flatMap(ControlClient, (client) =>
@@ -44,7 +45,7 @@ export const claude = Command.make(
               request: {
                 args,
                 cwd: process.cwd(),
-                name: Option.getOrNull(name),
+                name: called,
                 pty: onTerminal ? windowSize() : null,
                 env: Object.fromEntries(given.flatMap(Option.toArray)),
                 spawnedBy: process.env[cookieVariable] ?? null
