@@ -229,11 +229,13 @@ describe("AppServerProcess, as a run", () => {
 /** A WebSocket server at the path that a file names, once it does. */
 const serveWhere = (file: string) =>
   Effect.gen(function* () {
-    yield* eventually("the program was started", () => fs.existsSync(file))
+    // A shell makes the file before it writes to it.
+    const written = () => (fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "")
+    yield* eventually("the program was started", () => written().endsWith("\n"))
     const server = http.createServer()
     const sockets = new WebSocketServer({ server })
     yield* Effect.acquireRelease(
-      Effect.sync(() => server.listen(fs.readFileSync(file, "utf8").trim())),
+      Effect.sync(() => server.listen(written().trim())),
       () =>
         Effect.sync(() => {
           sockets.close()
