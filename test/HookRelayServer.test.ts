@@ -14,6 +14,7 @@ import * as http from "node:http"
 import * as net from "node:net"
 import { Worker } from "node:worker_threads"
 import { layer } from "../src/layers/HookRelayServer.ts"
+import * as Syscalls from "../src/layers/Syscalls.ts"
 import { AuditUnavailable } from "../src/services/AuditLog.ts"
 import { Epoch } from "../src/services/Epoch.ts"
 import { bodyDeadlineMs, HookRelay, maxConnections } from "../src/services/HookRelay.ts"
@@ -57,7 +58,7 @@ const epoch = Layer.succeed(Epoch, {
 
 const serverIn = (home: string) =>
   layer.pipe(
-    Layer.provideMerge(layerFake),
+    Layer.provideMerge([layerFake, Syscalls.layer]),
     Layer.provide(epoch),
     Layer.provide(Layer.succeed(Settings, settingsIn(home)))
   )

@@ -41,6 +41,7 @@ import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
 import { Settings } from "../services/Settings.ts"
 import { collectAll, collectYoung } from "./internal/collectGarbage.ts"
 import { errorCode } from "./internal/errorCode.ts"
+import { makeHookPeers } from "./internal/hookPeers.ts"
 import { ensurePrivateDirectory } from "./internal/privateDirectory.ts"
 import { checkSocketPath, clearStaleSocket } from "./internal/unixSocket.ts"
 
@@ -237,6 +238,7 @@ const makeReader = Effect.gen(function* () {
 export const make = Effect.gen(function* () {
   const { hook, paths } = yield* Settings
   const read = yield* makeReader
+  const watchPeer = yield* makeHookPeers
   const largeBudget = yield* Semaphore.make(Math.floor(largeBudgetBytes / permitBytes))
   const registry = yield* RelayRegistry
   const { current, swept } = yield* Epoch
@@ -367,6 +369,7 @@ export const make = Effect.gen(function* () {
   server.maxConnections = maxConnections
   // Node's own head deadline starts with the first byte; a connection that never speaks would hold its place for ever.
   server.on("connection", (socket) => {
+    watchPeer(socket)
     socket.setTimeout(bodyDeadlineMs, () => socket.destroy())
   })
   server.on("request", ({ socket }: Http.IncomingMessage) => socket.setTimeout(0))

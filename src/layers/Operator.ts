@@ -5,64 +5,14 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { NetSocket } from "@effect/platform-node/NodeSocket"
 import * as RpcServer from "effect/rpc/RpcServer"
-import type * as net from "node:net"
 import { Epoch } from "../services/Epoch.ts"
-import { type Link, NotAnOperator, Operator, OperatorsOnly, Peers, standingOf } from "../services/Operator.ts"
-import { descriptorOf, type SyscallTable, Syscalls } from "../services/Syscalls.ts"
-import { maxPendingReads, readEnvironment } from "./internal/environ.ts"
+import { NotAnOperator, Operator, OperatorsOnly, Peers, standingOf } from "../services/Operator.ts"
+import { Syscalls } from "../services/Syscalls.ts"
+import { chainOf, lookTimeoutMs, type Noted, noted } from "./internal/peerChain.ts"
 import { effectiveUid } from "./internal/privateDirectory.ts"
-import { ancestorsOf, markOf, sight } from "./internal/procfs.ts"
-import { runsNamedIn } from "../services/RunPlace.ts"
+import { sight } from "./internal/procfs.ts"
 
 export * from "../services/Operator.ts"
-
-/** The kernel answers at once, but for a process that is stuck in it. */
-const lookTimeoutMs = 2_000
-
-interface Noted {
-  readonly uid: number
-  readonly pid: number | null
-  /** Null: it was gone before anybody looked. */
-  readonly startToken: string | null
-}
-
-const startOf = (pid: number): string | null => {
-  const seen = sight(pid)
-  return seen._tag === "Running" ? seen.startToken : null
-}
-
-const noted = (table: SyscallTable, connection: net.Socket): Noted | null => {
-  const fd = descriptorOf(connection)
-  const peer = fd === null ? null : table.peerCredentials(fd)
-  if (peer?._tag !== "Peer") return null
-  return { uid: peer.uid, pid: peer.pid, startToken: peer.pid === null ? null : startOf(peer.pid) }
-}
-
-/** Reads of environments that are under way, whoever has given up on them. */
-let reading = 0
-
-const isNamed = async (pid: number): Promise<boolean> => {
-  reading++
-  try {
-    return runsNamedIn(await readEnvironment(pid)).size > 0
-  } catch {
-    // Another user's cannot be read, nor that of one which is not dumpable; its mark is what counts then.
-    return false
-  } finally {
-    reading--
-  }
-}
-
-/** Null where the system does not say; one environment after the other, each of which may hold a thread of Node's. */
-const chainOf = async (peer: number): Promise<ReadonlyArray<Link> | null> => {
-  const links: Array<Link> = []
-  for (const pid of [peer, ...ancestorsOf(peer)]) {
-    const mark = markOf(pid)
-    if (mark === "unreadable" || reading >= maxPendingReads) return null
-    links.push({ pid, mark: mark === "none" ? null : mark, named: await isNamed(pid) })
-  }
-  return links
-}
 
 const refused = (why: NotAnOperator["why"]) => Effect.fail(new NotAnOperator({ why }))
 
