@@ -1,49 +1,17 @@
 /** Payloads at their limits, over the built gateway's own socket. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import * as childProcess from "node:child_process"
 import * as fs from "node:fs"
 import * as http from "node:http"
-import * as path from "node:path"
 import { ControlClient } from "../src/layers/ControlClient.ts"
-import { ask, dist, eventually, makePlace } from "./support/gateway.ts"
+import { ask, eventually, launchGateway, makePlace } from "./support/gateway.ts"
 
 const soak = Boolean(process.env["HOLDFAST_SOAK"])
 const calls = soak ? 10_000 : 200
 const atOnce = 4
 /** What large payloads may leave in the gateway's memory, in MB. */
 const maxGrowthMb = 80
-
-const Ready = Schema.fromJsonString(Schema.Struct({ pid: Schema.Int }))
-
-/** By the launcher: what it gives the gateway counts here. */
-const launched = (env: Readonly<Record<string, string>>) =>
-  Effect.gen(function* () {
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() =>
-        childProcess.spawn("/bin/sh", [path.join(dist, "holdfast.sh"), "up", "--json"], {
-          env,
-          stdio: ["ignore", "pipe", "ignore"]
-        })
-      ),
-      (child) =>
-        Effect.callback<void>((resume) => {
-          if (child.exitCode !== null || child.signalCode !== null) return resume(Effect.void)
-          child.once("exit", () => resume(Effect.void))
-          child.kill("SIGINT")
-        })
-    )
-    const line = yield* Effect.callback<string>((resume) => {
-      let text = ""
-      child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-        text += chunk
-        if (text.includes("\n")) resume(Effect.succeed(text.slice(0, text.indexOf("\n"))))
-      })
-    })
-    return yield* Effect.orDie(Schema.decodeEffect(Ready)(line))
-  })
 
 const residentMb = (pid: number): number =>
   Number(/^VmRSS:\s+(\d+) kB$/m.exec(fs.readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024
@@ -66,7 +34,7 @@ describe("large payloads", () => {
     () =>
       Effect.gen(function* () {
         const place = yield* makePlace()
-        const { pid } = yield* launched(place.env)
+        const { pid } = yield* launchGateway(place)
         yield* ask(
           place,
           Effect.gen(function* () {

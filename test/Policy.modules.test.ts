@@ -1,10 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
-import { type ModulePolicy, Policy, PolicyLoadError, type Rule } from "../src/services/Policy.ts"
-import { layerOf, plainEvent, shellEvent } from "./support/Policy.ts"
+import { type ModulePolicy, Policy, type Rule } from "../src/services/Policy.ts"
+import { layerOf, loadProblem, plainEvent, shellEvent } from "./support/Policy.ts"
 
 /** A module whose `decide` has this body. */
 const deciding = (body: string) => `export default { decide: async (event, signal) => { ${body} } }`
@@ -22,17 +21,7 @@ const decided = (
   )
 
 const problem = (source: string | null) =>
-  Effect.map(
-    Effect.exit(decided(source === null ? {} : { "a.mjs": source }, [{ module: "a.mjs" }])),
-    Exit.match({
-      onSuccess: () => "loaded",
-      onFailure: (cause) =>
-        cause.reasons
-          .map((reason) => ("error" in reason ? reason.error : reason))
-          .map((error) => (error instanceof PolicyLoadError ? error.problem : "another error"))
-          .join()
-    })
-  )
+  loadProblem(decided(source === null ? {} : { "a.mjs": source }, [{ module: "a.mjs" }]))
 
 describe("Policy modules", () => {
   it.effect("a module sees whose helper makes a call", () =>

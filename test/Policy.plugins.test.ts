@@ -1,18 +1,11 @@
 /** Plugins in OpenClaw's shape, as files beside a config; and what becomes of a call that somebody rewrites. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
 import type { HookEvent } from "../src/services/HookEvent.ts"
-import {
-  type PluginPolicy,
-  Policy,
-  PolicyLoadError,
-  type PolicyConfig,
-  type Vote
-} from "../src/services/Policy.ts"
-import { layerOf, shellEvent } from "./support/Policy.ts"
+import { type PluginPolicy, Policy, type PolicyConfig, type Vote } from "../src/services/Policy.ts"
+import { layerOf, loadProblem, shellEvent } from "./support/Policy.ts"
 
 const plugin = (body: string) => `export default { id: "guardian", register(api) { ${body} } }`
 
@@ -35,18 +28,7 @@ const decidedBy = (
 const decided = (source: string, event = shellEvent("ls"), more: Partial<PluginPolicy> = {}) =>
   Effect.map(decidedBy({ "p.mjs": source }, [{ plugin: "p.mjs", ...more }], event), ([only]) => only!)
 
-const problem = (source: string) =>
-  Effect.map(
-    Effect.exit(decided(source)),
-    Exit.match({
-      onSuccess: () => "loaded",
-      onFailure: (cause) =>
-        cause.reasons
-          .map((reason) => ("error" in reason ? reason.error : reason))
-          .map((error) => (error instanceof PolicyLoadError ? error.problem : "another error"))
-          .join()
-    })
-  )
+const problem = (source: string) => loadProblem(decided(source))
 
 describe("Policy plugins", () => {
   it.effect("a handler blocks, with its reason, by the plugin's id", () =>

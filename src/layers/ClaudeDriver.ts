@@ -26,7 +26,6 @@ import {
   proofEnvironment,
   ranUndecided
 } from "../services/ClaudeDriver.ts"
-import { isStrict } from "../services/HookEvent.ts"
 import { Guard } from "../services/Guard.ts"
 import { refusedArgument, startsSession } from "../services/ClaudeTerms.ts"
 import { claudeEvents, settingsOf, timeoutSeconds } from "../services/HookProviderClaude.ts"
@@ -104,12 +103,8 @@ export const make = Effect.gen(function* () {
     attended: boolean,
     scope: Scope.Closeable
   ) {
-    // Where a hook may fall open, a call that nobody decided is what somebody wanted.
-    const isDecided = isStrict(settings.directions, "pre_tool_use")
-      ? (callId: string) => audit.isDecided(relayId, callId)
-      : () => Effect.succeed(true)
-    const comparison = yield* makeComparison(isDecided)
-    const relay = yield* registry
+    const comparison = yield* makeComparison((callId) => relay.isDecided(callId))
+    const relay: Relay = yield* registry
       .register({
         provider: "claude",
         runId: relayId,

@@ -7,6 +7,7 @@
  */
 import * as Schema from "effect/Schema"
 import type { AuditRow } from "./AuditLog.ts"
+import { isBlocking } from "./HookEvent.ts"
 
 /** sha256 of a text, base64url. */
 export type Hash = (text: string) => string
@@ -114,10 +115,9 @@ const finding = (check: Check, seq: number, kind: AuditFinding["kind"]): Check =
   found: check.found + 1
 })
 
-const beforeCalls: ReadonlySet<string> = new Set(["pre_tool_use", "permission_request"])
-
-const hasFallenOpen = ({ event, source, policy, verdict }: AuditRow): boolean =>
-  beforeCalls.has(event) && verdict === "allow" && (source === "client" || policy === "unanswered")
+/** Whether a hook let a call pass because nobody could decide it. */
+export const hasFallenOpen = ({ event, source, policy, verdict }: AuditRow): boolean =>
+  isBlocking(event) && verdict === "allow" && (source === "client" || policy === "unanswered")
 
 /** One more row, in the order of their numbers. */
 export const nextCheck = (hash: Hash, check: Check, { row, hash: stored }: Stored): Check => {

@@ -7,6 +7,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
+import { hasFallenOpen } from "./AuditChain.ts"
 import type { AuditEntry, AuditRow } from "./AuditLog.ts"
 import { type ToolCall, ProviderName } from "./HookEvent.ts"
 import type { Decision } from "./Policy.ts"
@@ -57,7 +58,6 @@ export const nextGuards = (guards: Guards, row: AuditRow): Guards => {
   return codex === guards.codex && claude === guards.claude ? guards : { codex, claude }
 }
 
-const beforeCalls: ReadonlySet<string> = new Set(["pre_tool_use", "permission_request"])
 const proofs: ReadonlySet<string> = new Set(["pre_tool_use", "session_start", "user_prompt_submit"])
 
 const nextGuard = (guard: GuardState, row: AuditRow): GuardState => {
@@ -67,7 +67,7 @@ const nextGuard = (guard: GuardState, row: AuditRow): GuardState => {
     case "canary":
       return { _tag: "proven", at: row.at }
     case "client":
-      return beforeCalls.has(row.event) && row.verdict === "allow"
+      return hasFallenOpen(row)
         ? { _tag: "broken", at: row.at, reason: `a hook fell open: ${row.reason}` }
         : guard
     case "approval":
@@ -76,7 +76,7 @@ const nextGuard = (guard: GuardState, row: AuditRow): GuardState => {
       // A relay that somebody opened by hand says nothing of an agent.
       if (row.runId.startsWith(byHand) || row.provider === "unknown") return guard
       if (row.policy === "unanswered")
-        return beforeCalls.has(row.event) && row.verdict === "allow"
+        return hasFallenOpen(row)
           ? { _tag: "broken", at: row.at, reason: "a hook went away undecided, and fell open" }
           : guard
       return guard._tag !== "broken" && proofs.has(row.event) ? { _tag: "proven", at: row.at } : guard

@@ -5,7 +5,7 @@
  * beside them, so that a policy can look at what we did not foresee.
  */
 import * as Schema from "effect/Schema"
-import { failureCauses, hookEventNames } from "./HookWire.ts"
+import { failureCauses, hookEventNames, isBlocking } from "./HookWire.ts"
 
 export const HookEventName = Schema.Literals(hookEventNames)
 export type HookEventName = typeof HookEventName.Type
@@ -70,8 +70,7 @@ export const FailureCause = Schema.Literals(failureCauses)
 export type FailureCause = typeof FailureCause.Type
 
 /** Closed where the agent is about to act, open where it only reports. */
-export const defaultDirection = (event: HookEventName): Direction =>
-  event === "pre_tool_use" || event === "permission_request" ? "closed" : "open"
+export const defaultDirection = (event: HookEventName): Direction => (isBlocking(event) ? "closed" : "open")
 
 /** One direction for an event whatever the cause, or one for each cause that is named. */
 export const DirectionOverride = Schema.Union([
@@ -129,4 +128,4 @@ export const directionTable = (
     return { event, direction, except, causes }
   })
 
-export { explainCause } from "./HookWire.ts"
+export { explainCause, isBlocking } from "./HookWire.ts"

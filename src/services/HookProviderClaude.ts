@@ -8,8 +8,17 @@
  */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { allowPermission, fits, reasonOf, refusedRewrite, toolEvents } from "./HookAnswer.ts"
-import type { HookEvent, HookEventName, ToolCall } from "./HookEvent.ts"
+import {
+  allowPermission,
+  callerOf,
+  fits,
+  type HookPayloadMalformed,
+  payloadReader,
+  reasonOf,
+  refusedRewrite,
+  toolEvents
+} from "./HookAnswer.ts"
+import { type HookEvent, type HookEventName, isBlocking, type ToolCall } from "./HookEvent.ts"
 import { denyText, hookEventNames } from "./HookWire.ts"
 import type { Decision, Judgement } from "./Policy.ts"
 
@@ -80,22 +89,7 @@ const toolCall = (tool: string, input: unknown): ToolCall | null => {
   return { tool, kind: isMcp ? "mcp" : "other", command: null, paths: [], input }
 }
 
-export class ClaudePayloadMalformed extends Schema.TaggedError<ClaudePayloadMalformed>()(
-  "ClaudePayloadMalformed",
-  { problem: Schema.Literals(["json", "shape", "event", "tool"]) }
-) {
-  override get message(): string {
-    const what = {
-      json: "it is not JSON",
-      shape: "a field is missing or has another type",
-      event: "it is of another event than the one it was sent for",
-      tool: "it does not say what the tool would do"
-    }
-    return `Claude Code's hook payload cannot be read: ${what[this.problem]}. Check that this version of it is supported (\`holdfast doctor\`).`
-  }
-}
-
-const decodePayload = Schema.decodeUnknownResult(ClaudePayload)
+const readPayload = payloadReader("Claude Code", ClaudePayload)
 
 const outcomeOf = (payload: ClaudePayload): NonNullable<HookEvent["outcome"]> => ({
   result: payload.tool_response,
@@ -108,18 +102,10 @@ export const decodeEvent = (
   event: HookEventName,
   text: string,
   synthesizedId: () => string
-): Result.Result<HookEvent, ClaudePayloadMalformed> => {
-  const malformed = (problem: ClaudePayloadMalformed["problem"]) =>
-    Result.fail(new ClaudePayloadMalformed({ problem }))
-  let raw: unknown
-  try {
-    raw = JSON.parse(text)
-  } catch {
-    return malformed("json")
-  }
-  const decoded = decodePayload(raw)
-  if (Result.isFailure(decoded)) return malformed("shape")
-  const payload = decoded.success
+): Result.Result<HookEvent, HookPayloadMalformed> => {
+  const read = readPayload(text)
+  if (Result.isFailure(read)) return Result.fail(read.failure)
+  const { payload, raw, malformed } = read.success
   if (claudeNames[event]?.includes(payload.hook_event_name) !== true) return malformed("event")
   const isTool = toolEvents.has(event)
   const call =
@@ -128,14 +114,8 @@ export const decodeEvent = (
   return Result.succeed({
     event,
     provider,
-    callId: payload.tool_use_id
-      ? { _tag: "native", id: payload.tool_use_id }
-      : { _tag: "synthesized", id: synthesizedId() },
-    sessionId: payload.session_id,
-    agentId: payload.agent_id ?? null,
-    spawnedBy: null,
+    ...callerOf(payload, synthesizedId),
     turnId: payload.prompt_id ?? null,
-    cwd: payload.cwd ?? null,
     call,
     ...(event === "post_tool_use" ? { outcome: outcomeOf(payload) } : {}),
     raw
@@ -160,10 +140,7 @@ const rewriteText = (event: HookEvent, input: unknown): string =>
 export const settle = <J extends Judgement>(event: HookEvent, decision: J): J | Decision => {
   if (decision.verdict._tag !== "rewrite") return decision
   const { input } = decision.verdict
-  if (
-    rewritten(event, input) === null ||
-    (event.event !== "pre_tool_use" && event.event !== "permission_request")
-  )
+  if (rewritten(event, input) === null || !isBlocking(event.event))
     return refusedRewrite(decision, "in a way that Claude Code cannot apply")
   return fits(rewriteText(event, input)) ? decision : refusedRewrite(decision, "into one too long to be sent")
 }
@@ -175,7 +152,7 @@ const allowText = JSON.stringify({
 
 /** The exact stdout for a decision. Events that only report take no answer. */
 export const encodeDecision = (event: HookEvent, given: Decision, attended = false): string => {
-  if (event.event !== "pre_tool_use" && event.event !== "permission_request") return ""
+  if (!isBlocking(event.event)) return ""
   const decision = settle(event, given)
   switch (decision.verdict._tag) {
     case "allow":
@@ -198,9 +175,6 @@ export const timeoutSeconds = (event: HookEventName, configuredMs: number): numb
   return event === "session_end" ? Math.min(sessionEndSeconds, seconds) : seconds
 }
 
-/** Those before which Claude waits to act: a failure of the hook itself must stop it. */
-const blocking: ReadonlySet<HookEventName> = new Set(["pre_tool_use", "permission_request"])
-
 /**
  * The value of `--settings` for a session under a relay. `disableAllHooks: false` holds against a project that sets it; one
  * handler that Claude does not understand would drop all of it without a word, so there is nothing in it but these.
@@ -219,7 +193,8 @@ export const settingsOf = (
           type: "command",
           command,
           timeout: timeoutOf(event),
-          ...(blocking.has(event) ? { onFailure: "block" } : {})
+          // A failure of the hook itself must stop what waits for it.
+          ...(isBlocking(event) ? { onFailure: "block" } : {})
         }
         const group = { ...(toolEvents.has(event) ? { matcher: "*" } : {}), hooks: [handler] }
         return claudeNames[event]!.map((name) => [name, [group]] as const)

@@ -9,8 +9,17 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
-import { allowPermission, fits, reasonOf, refusedRewrite, toolEvents } from "./HookAnswer.ts"
-import { HookEvent, HookEventName, type ToolCall } from "./HookEvent.ts"
+import {
+  allowPermission,
+  callerOf,
+  fits,
+  type HookPayloadMalformed,
+  payloadReader,
+  reasonOf,
+  refusedRewrite,
+  toolEvents
+} from "./HookAnswer.ts"
+import { HookEvent, HookEventName, isBlocking, type ToolCall } from "./HookEvent.ts"
 import { denyText, hookEventNames } from "./HookWire.ts"
 import type { Decision, Judgement } from "./Policy.ts"
 
@@ -77,22 +86,7 @@ const toolCall = (tool: string, input: unknown): ToolCall | null => {
   return { tool, kind: tool.startsWith("mcp__") ? "mcp" : "other", command: null, paths: [], input }
 }
 
-const decodePayload = Schema.decodeUnknownResult(CodexPayload)
-
-export class CodexPayloadMalformed extends Schema.TaggedError<CodexPayloadMalformed>()(
-  "CodexPayloadMalformed",
-  { problem: Schema.Literals(["json", "shape", "event", "tool"]) }
-) {
-  override get message(): string {
-    const what = {
-      json: "it is not JSON",
-      shape: "a field is missing or has another type",
-      event: "it is of another event than the one it was sent for",
-      tool: "it does not say what the tool would do"
-    }
-    return `Codex's hook payload cannot be read: ${what[this.problem]}. Check that this Codex version is supported (\`holdfast doctor\`).`
-  }
-}
+const readPayload = payloadReader("Codex", CodexPayload)
 
 const eventOf = (payload: CodexPayload, raw: unknown, synthesizedId: () => string): HookEvent | null => {
   const call =
@@ -103,14 +97,8 @@ const eventOf = (payload: CodexPayload, raw: unknown, synthesizedId: () => strin
   return {
     event: payload.hook_event_name,
     provider,
-    callId: payload.tool_use_id
-      ? { _tag: "native", id: payload.tool_use_id }
-      : { _tag: "synthesized", id: synthesizedId() },
-    sessionId: payload.session_id,
-    agentId: payload.agent_id ?? null,
-    spawnedBy: null,
+    ...callerOf(payload, synthesizedId),
     turnId: payload.turn_id ?? null,
-    cwd: payload.cwd ?? null,
     call,
     // Codex does not say whether a command failed, nor how long it took.
     ...(payload.hook_event_name === "post_tool_use"
@@ -125,21 +113,13 @@ export const decodeEvent = (
   event: HookEventName,
   text: string,
   synthesizedId: () => string
-): Result.Result<HookEvent, CodexPayloadMalformed> => {
-  let raw: unknown
-  try {
-    raw = JSON.parse(text)
-  } catch {
-    return Result.fail(new CodexPayloadMalformed({ problem: "json" }))
-  }
-  const payload = decodePayload(raw)
-  if (Result.isFailure(payload)) return Result.fail(new CodexPayloadMalformed({ problem: "shape" }))
-  if (payload.success.hook_event_name !== event)
-    return Result.fail(new CodexPayloadMalformed({ problem: "event" }))
-  const decoded = eventOf(payload.success, raw, synthesizedId)
-  return decoded === null
-    ? Result.fail(new CodexPayloadMalformed({ problem: "tool" }))
-    : Result.succeed(decoded)
+): Result.Result<HookEvent, HookPayloadMalformed> => {
+  const read = readPayload(text)
+  if (Result.isFailure(read)) return Result.fail(read.failure)
+  const { payload, raw, malformed } = read.success
+  if (payload.hook_event_name !== event) return malformed("event")
+  const decoded = eventOf(payload, raw, synthesizedId)
+  return decoded === null ? malformed("tool") : Result.succeed(decoded)
 }
 
 /** Whether Codex applies a replaced input to this call: measured for these two tools, and only for this shape. */
@@ -187,7 +167,7 @@ export const rewritten = (event: HookEvent, input: unknown): HookEvent | null =>
 
 /** The exact stdout for a decision. Events that only report take no answer. */
 export const encodeDecision = (event: HookEvent, given: Decision): string => {
-  if (event.event !== "pre_tool_use" && event.event !== "permission_request") return ""
+  if (!isBlocking(event.event)) return ""
   const decision = settle(event, given)
   switch (decision.verdict._tag) {
     case "allow":

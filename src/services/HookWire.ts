@@ -107,6 +107,10 @@ export const denyText = (event: DeniableEvent, reason: string): string =>
           }
   })
 
+/** Before these an agent waits, and acts on the answer; the others only report. Any text, since rows carry foreign ones. */
+export const isBlocking = (event: string): event is "pre_tool_use" | "permission_request" =>
+  event === "pre_tool_use" || event === "permission_request"
+
 export interface ClientAnswer {
   readonly stdout: string
   readonly stderr: string
@@ -117,7 +121,7 @@ export interface ClientAnswer {
 export const failureAnswer = (event: EventName, direction: "closed" | "open", cause: Cause): ClientAnswer => {
   const reason = `Holdfast: ${explainCause[cause]} [${cause}]`
   if (direction === "open") return { stdout: "", stderr: "", exitCode: 0 }
-  return event === "pre_tool_use" || event === "permission_request"
+  return isBlocking(event)
     ? { stdout: denyText(event, reason), stderr: "", exitCode: 0 }
     : { stdout: "", stderr: `${reason}\n`, exitCode: 2 }
 }

@@ -145,14 +145,22 @@ const ReadyLine = Schema.fromJsonString(
 )
 
 /** A gateway as a child, past its ready line; ended with the scope. */
-export const startGateway = Effect.fnUntraced(function* (
+export const startGateway = (place: Place, directory: string = dist) =>
+  started(place, process.execPath, [path.join(directory, "gateway.mjs"), "--json"])
+
+/** The same by the launcher, with what that gives it. */
+export const launchGateway = (place: Place) =>
+  started(place, "/bin/sh", [path.join(dist, "holdfast.sh"), "up", "--json"])
+
+const started = Effect.fnUntraced(function* (
   place: Place,
-  directory: string = dist
+  command: string,
+  args: ReadonlyArray<string>
 ): Effect.fn.Return<Gateway, never, Scope.Scope> {
   let stderr = ""
   const child = yield* Effect.acquireRelease(
     Effect.sync(() => {
-      const child = childProcess.spawn(process.execPath, [path.join(directory, "gateway.mjs"), "--json"], {
+      const child = childProcess.spawn(command, args, {
         env: place.env,
         stdio: ["ignore", "pipe", "pipe"]
       })
