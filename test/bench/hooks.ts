@@ -11,7 +11,7 @@ import { preference } from "../../src/services/HookClients.ts"
 import { type HookClient, hookCommand } from "../../src/services/HookRelay.ts"
 import { failureAnswer } from "../../src/services/HookWire.ts"
 import { Settings } from "../../src/services/Settings.ts"
-import { ask, makePlace, type Place, startGateway } from "../support/gateway.ts"
+import { ask, eventually, makePlace, type Place, startGateway, startGatewayWith } from "../support/gateway.ts"
 import { ensure, openRelay, payload, settingsOf, startHelper } from "./helper.ts"
 import { type LeftOut, type Measured, median, row } from "./report.ts"
 import type { Command, Stopwatch } from "./stopwatch.ts"
@@ -208,21 +208,38 @@ export const memory = (quick: boolean) =>
     } satisfies Measured
   })
 
+const LoopDelay = Schema.fromJsonString(
+  Schema.Struct({ p99: Schema.Finite, max: Schema.Finite, count: Schema.Int })
+)
+
+/** The gateway's own measure of its loop since it was last asked. */
+const loopDelayOf = (pid: number, file: string) =>
+  Effect.gen(function* () {
+    fs.rmSync(file, { force: true })
+    process.kill(pid, "SIGUSR2")
+    yield* eventually("the loop's delays", () => fs.existsSync(file) && fs.readFileSync(file, "utf8") !== "")
+    return yield* Effect.orDie(Schema.decodeEffect(LoopDelay)(fs.readFileSync(file, "utf8")))
+  })
+
 const together = (width: number, atMostMs: number | null) => (quick: boolean) =>
   Effect.gen(function* () {
     const rounds = quick ? 3 : 9
     const warmup = 1
-    const place = yield* makePlace()
-    yield* startGateway(place)
+    const fresh = yield* makePlace()
+    const loopFile = path.join(fresh.home, "loop.json")
+    const place = { ...fresh, env: { ...fresh.env, LOOP_DELAY_FILE: loopFile } }
+    const { pid } = yield* startGatewayWith(place, new URL("./loopDelay.ts", import.meta.url))
     const { best } = yield* clientsOf(place)
     const relay = yield* openRelay(place)
     const stopwatch = yield* startStopwatch
+    yield* loopDelayOf(pid, loopFile)
     const [hooks, bare] = yield* stopwatch("together", {
       cases: [hookOf(place, best, relay.recordPath), trueFloor(place)],
       rounds,
       warmup,
       width
     })
+    const delay = yield* loopDelayOf(pid, loopFile)
     const asked = width * (rounds + warmup)
     const answered = counted(hooks!.outcomes, isAllow)
     return {
@@ -237,6 +254,16 @@ const together = (width: number, atMostMs: number | null) => (quick: boolean) =>
           n: rounds,
           ...(atMostMs === null ? {} : { budget: { on: "value", atMost: atMostMs } as const }),
           whole: answered === asked && (yield* decided(place)) === asked
+        }),
+        row({
+          id: `hooks-${width}-loop`,
+          what: `how late the gateway's loop is meanwhile, 99th percentile; at most ${delay.max.toFixed(1)} ms`,
+          unit: "ms",
+          value: delay.p99,
+          floor: 1,
+          floorIs: "the timer that measures it",
+          n: delay.count,
+          budget: { on: "value", atMost: 20 }
         })
       ]
     } satisfies Measured

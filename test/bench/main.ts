@@ -41,8 +41,8 @@ const perClient = (id: string): ReadonlyArray<string> => preference.map((kind) =
 const suites: ReadonlyArray<Suite> = [
   { ids: [...perClient("hook"), "hook-true"], measure: hooks.oneHook },
   { ids: perClient("memory"), measure: hooks.memory },
-  { ids: ["hooks-32"], measure: hooks.atOnce },
-  { ids: ["hooks-200"], measure: hooks.manyAtOnce },
+  { ids: ["hooks-32", "hooks-32-loop"], measure: hooks.atOnce },
+  { ids: ["hooks-200", "hooks-200-loop"], measure: hooks.manyAtOnce },
   { ids: ["down-refused", "down-absent"], measure: hooks.gatewayDown },
   { ids: ["gateway-ready"], measure: daemon.ready },
   { ids: ["gateway-rss", "gateway-cpu"], measure: daemon.idle },

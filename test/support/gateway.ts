@@ -148,6 +148,10 @@ const ReadyLine = Schema.fromJsonString(
 export const startGateway = (place: Place, directory: string = dist) =>
   started(place, process.execPath, [path.join(directory, "gateway.mjs"), "--json"])
 
+/** With a module that is loaded before it. */
+export const startGatewayWith = (place: Place, module: URL) =>
+  started(place, process.execPath, ["--import", module.href, path.join(dist, "gateway.mjs"), "--json"])
+
 /** The same by the launcher, with what that gives it. */
 export const launchGateway = (place: Place) =>
   started(place, "/bin/sh", [path.join(dist, "holdfast.sh"), "up", "--json"])
