@@ -1,13 +1,29 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import { mask, redact, redactor, secretsOf } from "../src/services/Redaction.ts"
+import { layer } from "../src/layers/Redaction.ts"
+import { maxSubjectLength } from "../src/services/AuditLog.ts"
+import { mask, redact, redactor, Redactor, secretsOf } from "../src/services/Redaction.ts"
+import { Settings } from "../src/services/Settings.ts"
 
 /** Built here so that no scanner takes the test for a leak. */
 const openai = `sk-proj-${"a1B2".repeat(8)}`
 const github = `ghp_${"x9".repeat(18)}`
 const jwt = `eyJ${"hbGci".repeat(4)}.eyJ${"zdWIi".repeat(4)}.${"c2ln".repeat(8)}`
 const aws = `AKIA${"Q7".repeat(8)}`
+
+const live = layer.pipe(
+  Layer.provide(
+    Layer.effect(
+      Settings,
+      Effect.map(Settings, (settings) => ({
+        ...settings,
+        environment: { ...settings.environment, DEPLOY_TOKEN: "plain-words-here" }
+      }))
+    )
+  )
+)
 
 const masked: ReadonlyArray<readonly [given: string, expected: string]> = [
   [`key ${openai} used`, `key ${mask} used`],
@@ -144,6 +160,42 @@ describe("Redaction", () => {
         assert.notInclude(redact(`${before.join("")} ${secret} ${after.join("")}`), secret)
       }),
     { arbitrary: { runs: 1_000, seed: 7 } }
+  )
+
+  const detected = [
+    `SG.${"a1".repeat(11)}.${"b2".repeat(21)}c`,
+    `glsa_${"a1".repeat(16)}_${"ab12".repeat(2)}`,
+    `lin_api_${"a1".repeat(20)}`,
+    `ntn_${"1".repeat(11)}${"a1".repeat(17)}a`,
+    `dapi${"a1".repeat(16)}`,
+    `dckr_pat_${"a1-".repeat(9)}`,
+    `figd_${"a1".repeat(20)}`,
+    `shpat_${"a1".repeat(16)}`
+  ]
+
+  it.effect("with the live layer what detectors know is masked too, and what this process was given", () =>
+    Effect.gen(function* () {
+      const hide = yield* Redactor
+      for (const secret of detected) {
+        assert.strictEqual(redact(`put ${secret} there`), `put ${secret} there`)
+        assert.strictEqual(hide(`put ${secret} there`), `put ${mask} there`)
+      }
+      assert.strictEqual(hide(`a ${detected[0]} b ${detected[4]} c`), `a ${mask} b ${mask} c`)
+      assert.strictEqual(hide("deploy plain-words-here now"), `deploy ${mask} now`)
+      for (const [given, expected] of masked) assert.strictEqual(hide(given), expected)
+    }).pipe(Effect.provide(live))
+  )
+
+  it.effect("and it takes no longer for a long text of any of these", () =>
+    Effect.gen(function* () {
+      const hide = yield* Redactor
+      for (const piece of pieces) {
+        const text = piece.repeat(maxSubjectLength / piece.length)
+        assert.strictEqual(hide(hide(text)), hide(text))
+      }
+      for (const secret of detected)
+        assert.notInclude(hide(`${secret} `.repeat(maxSubjectLength / secret.length)), secret)
+    }).pipe(Effect.provide(live))
   )
 
   // A pattern that looks at one place twice needs minutes for one of these.

@@ -49,7 +49,7 @@ const builtAt = (file: string): string => `./dist/library/${file.slice("src/".le
 const mayImport: Record<string, RegExp> = {
   "src/services": /^(effect\/(?!Layer$)[A-Z]\w*|effect\/rpc\/(Rpc|RpcGroup|RpcMiddleware)|\.\/\w+\.ts)$/,
   "src/layers":
-    /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|koffi|@xterm\/headless|smol-toml|unbash|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
+    /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|koffi|@xterm\/headless|smol-toml|unbash|@secretlint\/secretlint-rule-preset-recommend|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
   "src/programs":
     /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|(\.\.\/){1,2}(services|layers)\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/
 }

@@ -36,7 +36,7 @@ import {
   AuditUnavailable,
   maxTailRows
 } from "../services/AuditLog.ts"
-import { redactor, secretsOf } from "../services/Redaction.ts"
+import { Redactor } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { makeHead, readHead } from "./internal/auditHead.ts"
 
@@ -63,9 +63,8 @@ type Batch = Arr.NonEmptyReadonlyArray<Waiting>
 
 export const make = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
-  const { paths, environment } = yield* Settings
-  // The gateway's own credentials, which it hands to agents by name.
-  const hide = redactor(secretsOf(environment))
+  const { paths } = yield* Settings
+  const hide = yield* Redactor
   const appended = yield* Effect.acquireRelease(PubSub.sliding<AuditRow>(maxUnreadRows), PubSub.shutdown)
   const waiting = yield* Queue.bounded<Waiting, Cause.Done>(maxWaitingRows)
 

@@ -40,6 +40,7 @@ import * as Operator from "../layers/Operator.ts"
 import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
 import * as PtySupervisor from "../layers/PtySupervisor.ts"
+import * as Redaction from "../layers/Redaction.ts"
 import * as RelayRegistry from "../layers/RelayRegistry.ts"
 import * as RunControlHandlers from "../layers/RunControlHandlers.ts"
 import * as RunLogKeeper from "../layers/RunLogKeeper.ts"
@@ -50,7 +51,6 @@ import * as Syscalls from "../layers/Syscalls.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
 import * as TurnStore from "../layers/TurnStore.ts"
 import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
-import { redact } from "../services/Redaction.ts"
 import { Settings } from "../services/Settings.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
@@ -119,7 +119,7 @@ const graph = control.pipe(
   Layer.provideMerge(Epoch.layer),
   Layer.provide(InstanceMark.layer),
   Layer.provide(ProcessIdentity.layer),
-  Layer.provide(Database.layer)
+  Layer.provide([Database.layer, Redaction.layer])
 )
 
 const usage = `holdfast up [--json]
@@ -170,7 +170,9 @@ for (const signal of ["SIGTERM", "SIGHUP"] as const) process.on(signal, onSignal
 
 // A plugin's promise that nobody waits for is the plugin's affair; what throws out of a timer of its own ends everything.
 process.on("unhandledRejection", (reason) => {
-  const problem = redact(reason instanceof Error ? `${reason.name}: ${reason.message}` : String(reason))
+  const problem = Redaction.redact(
+    reason instanceof Error ? `${reason.name}: ${reason.message}` : String(reason)
+  )
   process.stderr.write(
     `${JSON.stringify({ message: "a promise was rejected and nobody heard it", level: "ERROR", problem })}\n`
   )

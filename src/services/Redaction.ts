@@ -1,9 +1,11 @@
 /**
  * Redaction: text that leaves our hands (logs, stderr tails, audit subjects) with its credentials masked.
  *
- * It knows the shapes below and no others, so it lowers the harm of a leak and is no licence to log. It masks rather too
+ * It knows the shapes below, and where a Redactor is there also what a list of detectors knows and what this process was given,
+ * so it lowers the harm of a leak and is no licence to log. It masks rather too
  * much than too little, masking twice changes nothing, and its time grows with the length of the text and no faster.
  */
+import * as Context from "effect/Context"
 
 export const mask = "[redacted]"
 
@@ -125,11 +127,35 @@ export const secretsOf = (env: Readonly<Record<string, string | undefined>>): Re
     )
     .toSorted((a, b) => b.length - a.length)
 
-/** The same, and these values too, whatever they look like. */
+/** Where in a text somebody else sees a credential, from its first unit to behind its last; in any order. */
+export type Detect = (text: string) => ReadonlyArray<readonly [start: number, end: number]>
+
+/** No detector finds anything in a text without so long a word, and nearly every audit row is such a text. */
+const longWord = /[\w+/=.~-]{16}/
+
+const maskedAt = (text: string, found: ReturnType<Detect>): string => {
+  let rest = ""
+  let at = 0
+  for (const [start, end] of found.toSorted((a, b) => a[0] - b[0])) {
+    if (end <= at) continue
+    rest += start >= at ? `${text.slice(at, start)}${mask}` : ""
+    at = end
+  }
+  return rest + text.slice(at)
+}
+
+/** The same, and these values too, whatever they look like, and what is detected. */
 export const redactor =
-  (secrets: ReadonlyArray<string>) =>
-  (text: string): string =>
-    redact(secrets.reduce((rest, secret) => rest.replaceAll(secret, mask), text))
+  (secrets: ReadonlyArray<string>, detect: Detect = () => []) =>
+  (text: string): string => {
+    const masked = redact(secrets.reduce((rest, secret) => rest.replaceAll(secret, mask), text))
+    return longWord.test(masked) ? maskedAt(masked, detect(masked)) : masked
+  }
+
+/** What masks a text before it is kept. Where nobody knows more, the shapes above. */
+export class Redactor extends Context.Reference<(text: string) => string>("holdfast/Redactor", {
+  defaultValue: () => redact
+}) {}
 
 const once = (text: string): string =>
   patterns.reduce((text, [pattern, replacement]) => text.replace(pattern, replacement), text)

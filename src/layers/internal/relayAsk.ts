@@ -5,6 +5,7 @@ import { maxSubjectLength, shown } from "../../services/AuditLog.ts"
 import { defaultDirection, type HookEvent } from "../../services/HookEvent.ts"
 import { providerOf } from "../../services/HookProvider.ts"
 import { Policy, type Decision, type Judgement } from "../../services/Policy.ts"
+import { Redactor } from "../../services/Redaction.ts"
 import type { RelaySpec } from "../../services/RelayRegistry.ts"
 import { factsOf } from "./callFacts.ts"
 import { subjectOf } from "./relayCall.ts"
@@ -21,6 +22,7 @@ const refused = (judged: Judgement, reason: string): Decision => ({
 export const makeAsk = Effect.gen(function* () {
   const approvals = yield* Approvals
   const { version } = yield* Policy
+  const hide = yield* Redactor
 
   /** `holdMs`: how long the caller can wait. */
   return Effect.fnUntraced(function* (
@@ -41,7 +43,7 @@ export const makeAsk = Effect.gen(function* () {
     const asked: AskedCall = {
       tool: call.tool,
       kind: call.kind,
-      subject: shown(subjectOf({ call }), maxShownLength),
+      subject: shown(subjectOf({ call }), maxShownLength, hide),
       cwd: event.cwd
     }
     return yield* approvals
