@@ -7,7 +7,8 @@ import { Policy } from "../src/services/Policy.ts"
 import { attacks } from "./fixtures/shell/attacks.ts"
 import { cases, type Label } from "./fixtures/shell/cases.ts"
 import { everyday } from "./fixtures/shell/everyday.ts"
-import { layerOf, patchEvent, shellEvent } from "./support/Policy.ts"
+import { patchEvent, shellEvent } from "../src/testing/HookEvent.ts"
+import { layerOf } from "./support/Policy.ts"
 
 const say = shellVerdict("/home/dev")
 
@@ -54,6 +55,17 @@ describe("the shell pack", () => {
       nested(6)
     ].map((line) => labelOf(line))
     assert.deepStrictEqual(asked, ["ask", "ask", "ask", "ask", "pass"])
+  })
+
+  it("a line that doubles what it holds, or names wrapper upon wrapper, ends and is not taken for known", () => {
+    const asked = [
+      `set -- /etc; ${'set -- "$@" "$@"; '.repeat(40)}rm -rf "$@"`,
+      `a=(build); ${'a+=("${a[@]}"); '.repeat(40)}rm -rf "\${a[@]}"`,
+      `x=build; ${"x=$x$x; ".repeat(40)}rm -rf "$x"`,
+      `f() { f "$@" "$@"; }; f a`,
+      "a env ".repeat(8_000)
+    ].map((line) => labelOf(line))
+    assert.deepStrictEqual(asked, ["deny", "ask", "ask", "ask", "ask"])
   })
 
   it("where the directory is not known, only what is named in full is judged as known", () => {

@@ -37,9 +37,13 @@ export type Follow =
   /** It runs as somebody else. */
   | { readonly _tag: "raised" }
 
+/** GNU's programs where others have the names: `grm`. */
+const ofGnu =
+  /^g(?=(?:rm|cp|mv|ln|dd|tee|env|find|sort|chmod|chown|chgrp|chroot|install|link|mkdir|mkfifo|nice|nohup|rmdir|shred|split|stdbuf|tar|timeout|touch|truncate|unlink|xargs|make|sed)$)/
+
 export const programOf = ({ words }: Pick<ShellCommand, "words">): Text => {
   const [first = null] = words
-  return first === null ? null : (first.split("/").at(-1) ?? first)
+  return first === null ? null : (first.split("/").at(-1) ?? first).replace(ofGnu, "")
 }
 
 /** How a program's options look: which take a value, and how many words come before the command that it runs. */
@@ -141,5 +145,14 @@ export const scriptOf = (text: Text, args: ReadonlyArray<Text> = [], here = fals
 export const unseen = (what: string): Follow => ({ _tag: "unknown", what })
 
 /** One text of many words, as `eval`, `ssh` and `watch` make it. */
-export const joined = (words: ReadonlyArray<Text>): Text =>
-  words.some((word) => word === null) ? null : words.join(" ")
+export const joined = (words: ReadonlyArray<Text>, between = " "): Text =>
+  words.some((word) => word === null) ? null : words.join(between)
+
+/** What a prompt's reader makes a sign of expansions of: an escape of it, or its number. */
+const promptEscape = /\\(?=[$`])|\\0?44(?=[({])|\\140/g
+
+/** A script that expands a text as a prompt is expanded, where quotes count for nothing. */
+export const hereTextOf = (text: string): string => {
+  const plain = text.replace(promptEscape, (is) => (is === "\\" ? "" : is === "\\140" ? "`" : "$"))
+  return `: <<HOLDFAST\n${plain.replace(/^HOLDFAST$/gm, "")}\nHOLDFAST`
+}

@@ -1,6 +1,14 @@
 /** ShellFinding: what is said of one command, and the words in which the rules say it. */
-import type { ShellCommand } from "./ShellCommand.ts"
-import { type Concern, concernOfWrite, strongest, type Text, type Whereabouts } from "./ShellPath.ts"
+import { argumentsOf, type ShellCommand } from "./ShellCommand.ts"
+import {
+  type Concern,
+  concernOfFilling,
+  concernOfTree,
+  concernOfWrite,
+  strongest,
+  type Text,
+  type Whereabouts
+} from "./ShellPath.ts"
 
 /** One reason to refuse or to ask, in words that hold nothing of the command. */
 export interface Finding {
@@ -28,6 +36,56 @@ export const writesElsewhere = "it writes where a command may not without being 
 export const writes = (paths: ReadonlyArray<Text>, at: Whereabouts): Findings =>
   each(paths, (path) => concernOfWrite(path, at), writesElsewhere)
 
+/** Deletes everything below. */
+export const deletesTrees = (paths: ReadonlyArray<Text>, at: Whereabouts): Findings =>
+  each(
+    paths,
+    (path) => concernOfTree(path, at),
+    "it deletes a whole directory that is not a part of the project, or not known"
+  )
+
+/** Puts files below these whose names are not known. */
+export const fills = (directories: ReadonlyArray<Text>, at: Whereabouts): Findings =>
+  each(directories, (directory) => concernOfFilling(directory, at), writesElsewhere)
+
+/** An index with a command in it, which arithmetic runs however it was quoted before: `a[$(date)]`. */
+export const commandIndex = /\w\[(?:[^[\]]|\[[^[\]]*\])*(?:\$\(|`)/
+
 /** All findings to one; among equals the first. */
 export const worst = (findings: Findings): Finding | null =>
   findings.find(({ verdict }) => verdict === "deny") ?? findings[0] ?? null
+
+/** The sub-command. */
+export const sub = (words: ReadonlyArray<Text>): Text =>
+  words.find((word) => word === null || !word.startsWith("-")) ?? ""
+
+/** Asked about, but for these sub-commands. */
+export const askBut =
+  (reason: string, harmless: RegExp): Rule =>
+  (words) => {
+    const name = sub(words)
+    return askIf(name === null || !harmless.test(name), reason)
+  }
+
+/** Options of a program that take a value. */
+export interface Valued {
+  readonly short?: string
+  readonly long?: ReadonlyArray<string>
+}
+
+/** Asked about for these, said as the first words that are no options. `options`: those that take a value. */
+export const askFor =
+  (reason: string, options: Valued, ...phrases: ReadonlyArray<string>): Rule =>
+  (words) => {
+    const said = argumentsOf(words, options).operands.filter((word) => word?.startsWith("+") !== true)
+    return askIf(
+      !words.includes("--dry-run") &&
+        phrases.some((phrase) => phrase.split(" ").every((part, index) => said[index] === part)),
+      reason
+    )
+  }
+
+export const always =
+  (reason: string): Rule =>
+  () =>
+    ask(reason)

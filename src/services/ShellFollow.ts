@@ -6,6 +6,7 @@ import {
   afterOptions,
   argumentsOf,
   commandOf,
+  hereTextOf,
   type Follow,
   type Input,
   joined,
@@ -18,96 +19,10 @@ import {
 } from "./ShellCommand.ts"
 import { findActions } from "./ShellFind.ts"
 import { followGit } from "./ShellGit.ts"
-import { followOption, followSsh } from "./ShellOptions.ts"
+import { followOption, followSsh, optionFollowers } from "./ShellOptions.ts"
 import { resolvePath, type Text } from "./ShellPath.ts"
-
-/** Programs that run the rest of their words. */
-const runners: Readonly<Record<string, Options>> = {
-  nohup: {},
-  setsid: {},
-  builtin: {},
-  command: {},
-  exec: { short: "a" },
-  time: { short: "fo", long: ["format", "output"] },
-  nice: { short: "n", long: ["adjustment"] },
-  ionice: { short: "cnpPu", long: ["class", "classdata"] },
-  stdbuf: { short: "ioe", long: ["input", "output", "error"] },
-  timeout: { short: "sk", long: ["signal", "kill-after"], before: 1 },
-  gtimeout: { short: "sk", long: ["signal", "kill-after"], before: 1 },
-  chrt: { short: "pTPD", before: 1 },
-  taskset: { short: "", before: 1 },
-  chroot: { long: ["userspec", "groups"], before: 1 },
-  unshare: {
-    short: "SGR",
-    long: ["setuid", "setgid", "root", "wd", "map-user", "map-group", "map-users", "map-groups"]
-  },
-  nsenter: { short: "tSG", long: ["target", "setuid", "setgid", "wd"] },
-  strace: { short: "aeEIoOpPsSuX", long: ["output", "trace"] },
-  ltrace: { short: "aDeFlnopsSuwx" },
-  busybox: {},
-  toybox: {},
-  fakeroot: { short: "ls" },
-  caffeinate: { short: "tw" },
-  "xvfb-run": { short: "efnps" },
-  "dbus-run-session": {},
-  firejail: {},
-  entr: {},
-  env: {},
-  sudo: {
-    short: "ugCDhpRrTtU",
-    long: ["user", "group", "chdir", "chroot", "close-from", "host", "prompt", "role", "type", "other-user"]
-  },
-  doas: { short: "uC" },
-  pkexec: { long: ["user"] },
-  run0: { long: ["user", "unit", "property", "chdir"] },
-  gosu: { before: 1 },
-  "su-exec": { before: 1 },
-  setpriv: { long: ["reuid", "regid", "groups"] },
-  "systemd-run": { short: "pu", long: ["unit", "property", "uid", "gid", "working-directory"] },
-  unbuffer: {},
-  winpty: {},
-  npx: { short: "pc", long: ["package"] },
-  bunx: { short: "p", long: ["package"] }
-}
-
-/** Of these the second word is `run` or `exec`, and the rest a command. */
-const runWords: Readonly<Record<string, ReadonlyArray<string>>> = {
-  poetry: ["run"],
-  pipenv: ["run"],
-  npm: ["exec", "x"],
-  pnpm: ["exec", "dlx"],
-  yarn: ["exec", "dlx"],
-  uv: ["run"],
-  rye: ["run"],
-  pdm: ["run"],
-  bundle: ["exec"],
-  mise: ["exec", "x"],
-  asdf: ["exec"],
-  dotenv: ["run"]
-}
-
-const shells: ReadonlySet<string> = new Set(["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "rbash"])
-
-/** Letters after which one of these takes code of its own language. */
-const interpreters: ReadonlyArray<readonly [RegExp, { readonly code: string; readonly options: Options }]> = [
-  [/^(?:python|pypy)[\d.]*$/, { code: "c", options: { short: "cmWXQ" } }],
-  [
-    /^(?:node|nodejs|bun|tsx|ts-node)$/,
-    {
-      code: "ep",
-      options: { short: "eprC", long: ["eval", "print", "require", "import", "loader", "conditions"] }
-    }
-  ],
-  [/^perl[\d.]*$/, { code: "eE", options: { short: "eEIMm" } }],
-  [/^ruby[\d.]*$/, { code: "e", options: { short: "eIrCEx" } }],
-  [/^php[\d.]*$/, { code: "rBRE", options: { short: "rBREcdfFtz" } }],
-  [/^lua[\d.]*$/, { code: "e", options: { short: "el" } }],
-  [/^osascript$/, { code: "e", options: { short: "el" } }],
-  [/^(?:fish|t?csh|pwsh)$/, { code: "c", options: { short: "c" } }],
-  [/^emacs(?:client)?$/, { code: "", options: { short: "l", long: ["eval", "load"] } }],
-  [/^expect$/, { code: "c", options: { short: "c" } }],
-  [/^Rscript$/, { code: "e", options: { short: "e" } }]
-]
+import { isRuled } from "./ShellRules.ts"
+import { type Interpreter, interpreterOf, isShell, runners, runWords } from "./ShellRunners.ts"
 
 /** env takes any word with `=` for one, and so does sudo. */
 const assignment = /^([^=]*)=([^]*)$/
@@ -121,9 +36,10 @@ const followEnv = (from: ShellCommand): ReadonlyArray<Follow> => {
   const words = from.words.slice(1)
   const rest = afterOptions(words, envOptions)
   if (rest === null) return [unseen("what env runs")]
+  if (rest[0] === "-") return followEnv({ ...from, words: ["env", ...rest.slice(1)] })
   const { all, values } = argumentsOf(words.slice(0, words.length - rest.length), envOptions)
   const [split] = all("S", "split-string")
-  if (split !== undefined) return [scriptOf(split === null ? null : [split, joined(rest) ?? ""].join(" "))]
+  if (split !== undefined) return [scriptOf(split === null ? null : `${split} "$@"`, ["env", ...rest])]
   const variables: Record<string, Text> = { ...from.variables }
   let at = 0
   for (; at < rest.length; at++) {
@@ -147,7 +63,7 @@ const followSudo = (from: ShellCommand): ReadonlyArray<Follow> => {
   const begin = rest.findIndex((word) => word === null || !assignment.test(word))
   const run = begin < 0 ? [] : rest.slice(begin)
   const cwd = directoryOf(from, values["D"] ?? values["chdir"])
-  if (run.length === 0) return [{ _tag: "raised" }]
+  if (run.length === 0) return [{ _tag: "raised" }, ...followInput(from)]
   // A shell is given the words as one text.
   if (has("s", "shell", "i", "login")) return [{ _tag: "raised" }, scriptOf(joined(run))]
   return [{ _tag: "raised" }, commandOf({ ...from, cwd }, run)]
@@ -184,22 +100,38 @@ const followShell = (from: ShellCommand): ReadonlyArray<Follow> => {
 const followInput = ({ input }: ShellCommand): ReadonlyArray<Follow> =>
   input._tag === "text" ? [scriptOf(input.text)] : []
 
-const followInterpreter = (
-  from: ShellCommand,
-  { code, options }: { readonly code: string; readonly options: Options }
-): ReadonlyArray<Follow> => {
+const followInterpreter = (from: ShellCommand, { code, options }: Interpreter): ReadonlyArray<Follow> => {
   const what = "code of another language in the command line"
   const words = from.words.slice(1)
   const rest = afterOptions(words, options)
   if (rest === null) return [unseen(what)]
-  const given = argumentsOf(rest === null ? words : words.slice(0, words.length - rest.length), options)
+  const given = argumentsOf(words.slice(0, words.length - rest.length), options)
   if ([...code].some((letter) => given.has(letter))) return [unseen(what)]
   if (given.has("eval") || given.has("print")) return [unseen(what)]
+  const loaded = [...given.all("r", "m"), ...given.all("require", "import", "loader")]
+  if (loaded.some((one) => one !== null && /^(?:data:|https?:|timeit$)/.test(one))) return [unseen(what)]
   if (given.has("m") || given.has("version") || given.has("V")) return []
-  const [file] = rest ?? []
-  if (file === "eval" || rest?.[0] === null) return [unseen(what)]
-  const readsInput = rest !== null && (file === undefined || file === "-" || isInput(file ?? ""))
+  const [file] = rest
+  if (file === null || file === "eval") return [unseen(what)]
+  const readsInput = file === undefined || file === "-" || isInput(file)
   return readsInput && from.input._tag === "text" ? [unseen(what)] : []
+}
+
+const ofProject: Options = {
+  short: "wCFf",
+  long: ["workspace", "prefix", "filter", "dir", "cwd", "registry", "directory", "project"]
+}
+
+/** `npm exec`: a command, or one text of it. */
+const followRunWord = (from: ShellCommand, words: ReadonlyArray<Text>): ReadonlyArray<Follow> => {
+  const options: Options = {
+    short: "pc",
+    long: ["with", "package", "python", "extra", "group", "env-file", "call"]
+  }
+  const rest = afterOptions(words, options)
+  if (rest === null) return [unseen("what it runs")]
+  const called = argumentsOf(words.slice(0, words.length - rest.length), options).all("c", "call")
+  return [...called.map((text) => scriptOf(text)), ...(rest.length === 0 ? [] : [commandOf(from, rest)])]
 }
 
 const followXargs = (from: ShellCommand): ReadonlyArray<Follow> => {
@@ -213,9 +145,18 @@ const followXargs = (from: ShellCommand): ReadonlyArray<Follow> => {
   if (rest.length === 0) return []
   const { values, has } = argumentsOf(words.slice(0, words.length - rest.length), options)
   const replaced = values["I"] ?? values["replace"] ?? (has("i") || has("replace") ? "{}" : null)
+  const given = values["d"] ?? values["delimiter"]
+  const ends = has("0", "null")
+    ? "\0"
+    : given === undefined
+      ? undefined
+      : (given?.replace("\\n", "\n") ?? null)
   const known =
-    from.input._tag === "text" && from.input.text !== null
-      ? from.input.text.split(replaced === null ? /\s+/ : "\n").filter((word) => word !== "")
+    from.input._tag === "text" && from.input.text !== null && ends !== null
+      ? from.input.text
+          .replace(/\n$/, "")
+          .split(ends ?? (replaced === null ? /\s+/ : "\n"))
+          .filter((word) => word !== "")
       : null
   const withOne = (one: Text): ReadonlyArray<Text> =>
     rest.map((word) =>
@@ -242,7 +183,7 @@ const followSu = (from: ShellCommand): ReadonlyArray<Follow> => {
   if (text !== undefined) return [{ _tag: "raised" }, scriptOf(text)]
   const end = from.words.indexOf("--")
   const run = end < 0 ? [] : from.words.slice(end + 1)
-  return run.length === 0 ? [{ _tag: "raised" }] : [{ _tag: "raised" }, commandOf(from, run)]
+  return [{ _tag: "raised" }, ...(run.length === 0 ? followInput(from) : [commandOf(from, run)])]
 }
 
 const followFlock = (from: ShellCommand): ReadonlyArray<Follow> => {
@@ -278,52 +219,36 @@ const followers: Readonly<Record<string, (from: ShellCommand) => ReadonlyArray<F
   alias: ({ words }) =>
     words.slice(1).flatMap((word) => {
       const at = word?.indexOf("=") ?? 0
-      return word === null || at > 0 ? [scriptOf(word === null ? null : word.slice(at + 1))] : []
+      const text = word?.includes("\u{E000}") === false ? word.slice(at + 1) : null
+      return word === null || at > 0 ? [scriptOf(text)] : []
     }),
   watch: ({ words }) => {
     const rest = afterOptions(words.slice(1), { short: "nq", long: ["interval", "equexit"] })
     return rest?.length === 0 ? [] : [scriptOf(rest === null ? null : joined(rest))]
   },
-  script: ({ words }) => {
-    const { values } = argumentsOf(words.slice(1), { short: "cEIBOTm", long: ["command"] })
-    const text = values["c"] ?? values["command"]
-    return text === undefined ? [] : [scriptOf(text)]
-  },
   mapfile: followCallback,
   readarray: followCallback,
-  tmux: ({ words }) => {
-    const { operands } = argumentsOf(words.slice(1), { short: "LSfcsntxyFe" })
-    return /^(?:new|new-session|neww|new-window|splitw|split-window|respawn-pane|run|run-shell)$/.test(
-      operands[0] ?? ""
-    ) && operands.length > 1
-      ? [scriptOf(joined(operands.slice(1)))]
-      : []
-  },
-  screen: (from) => {
-    const rest = afterOptions(from.words.slice(1), { short: "cehLprSsTtX" })
-    return rest === null || rest.length === 0 ? [] : [commandOf(from, rest)]
-  },
-  make: ({ words }) =>
-    argumentsOf(words.slice(1), { long: ["eval"] }).has("eval")
-      ? [unseen("a rule of make in the command line")]
-      : [],
+  complete: followCallback,
+  compgen: followCallback,
+  fc: ({ words }) =>
+    argumentsOf(words.slice(1), { short: "e" })
+      .all("e")
+      .map((text) => scriptOf(text)),
   sudoedit: () => [{ _tag: "raised" }],
   source: followSource,
   ".": followSource,
-  parallel: ({ words }) => {
-    const rest = afterOptions(words.slice(1), { short: "jIaNnLd", long: ["jobs", "arg-file"] })
-    if (rest === null) return [unseen("what parallel runs")]
-    const end = rest.findIndex((word) => word?.startsWith(":::") === true)
-    const run = end < 0 ? rest : rest.slice(0, end)
-    if (run.length === 0) return rest.slice(end + 1).map((text) => scriptOf(text))
-    return [scriptOf(joined([...run, '"$unknown"']))]
-  }
+  npx: (from) => followRunWord(from, from.words.slice(1)),
+  bunx: (from) => followRunWord(from, from.words.slice(1)),
+  ...optionFollowers
 }
 
 function followCallback({ words }: ShellCommand): ReadonlyArray<Follow> {
-  return argumentsOf(words.slice(1), { short: "CdnOsuc" })
-    .all("C")
-    .map((text) => scriptOf(text, [], true))
+  const { all } = argumentsOf(words.slice(1), { short: "CdnOsucWFAGPSX" })
+  return [
+    ...all("C", "F").map((text) => scriptOf(text, [], true)),
+    // A list of words is expanded when it is asked for.
+    ...all("W").map((text) => scriptOf(text === null ? null : hereTextOf(text), [], true))
+  ]
 }
 
 /** A file is a program like another; what another command prints is not one that anybody has seen. */
@@ -336,29 +261,37 @@ function followSource({ words, input }: ShellCommand): ReadonlyArray<Follow> {
 
 /** Variables whose value somebody runs. */
 const runVariables =
-  /^(?:GIT_(?:SSH|SSH_COMMAND|PAGER|EDITOR|SEQUENCE_EDITOR|EXTERNAL_DIFF|ASKPASS|PROXY_COMMAND)|PAGER|MANPAGER|EDITOR|VISUAL|BROWSER|SSH_ASKPASS|PROMPT_COMMAND|LESSOPEN)$/
+  /^(?:GIT_(?:SSH|SSH_COMMAND|PAGER|EDITOR|SEQUENCE_EDITOR|EXTERNAL_DIFF|ASKPASS|PROXY_COMMAND)|PAGER|MANPAGER|EDITOR|VISUAL|BROWSER|SSH_ASKPASS|SUDO_ASKPASS|PROMPT_COMMAND|LESSOPEN|LESSCLOSE|FCEDIT|npm_config_script_shell)$/i
 
 const followVariables = ({ variables }: ShellCommand): ReadonlyArray<Follow> =>
   Object.entries(variables).flatMap(([name, value]) => {
     if (/^GIT_CONFIG_(?:COUNT|KEY_\d+|VALUE_\d+|PARAMETERS|GLOBAL|SYSTEM)$/.test(name))
       return [unseen("git is told to take more from its environment")]
-    return value === null || !runVariables.test(name) ? [] : [scriptOf(value.replace(/^\|/, ""))]
+    if (/^PS[0-4]$/.test(name))
+      return value === null
+        ? [unseen("a prompt that may run what it holds")]
+        : /[`$\\]/.test(value)
+          ? [scriptOf(hereTextOf(value))]
+          : []
+    return runVariables.test(name) ? [scriptOf(value === null ? null : value.replace(/^\|/, ""))] : []
   })
 
 /** git-SUB is git SUB. */
 const plainly = (from: ShellCommand, name: string): ShellCommand =>
   name.startsWith("git-") ? { ...from, words: ["git", name.slice(4), ...from.words.slice(1)] } : from
 
-/** What a command runs in turn, its variables' values included; empty where it is only what it says. */
+/** What a command runs in turn; empty where it is only what it says. */
 export const follow = (from: ShellCommand): ReadonlyArray<Follow> => {
   const name = programOf(from)
   return [...followVariables(from), ...followProgram(name === null ? from : plainly(from, name))]
 }
 
-/** What a command runs in turn; empty where it is only what it says. */
+/** The part of it that is the program's doing, and not that of a variable. */
 const followProgram = (from: ShellCommand): ReadonlyArray<Follow> => {
   const name = programOf(from)
-  if (name === null) return [unseen("a program whose name is not known before it runs")]
+  // A pattern is any file that it meets, and a process's own program is the shell.
+  if (name === null || /[*?]|\[./.test(name) || /^\/proc\/.*\/exe$/.test(from.words[0] ?? ""))
+    return [unseen("a program whose name is not known before it runs")]
   const own = Object.hasOwn(followers, name) ? followers[name] : undefined
   if (own !== undefined) return own(from)
   if (raising.has(name)) return [{ _tag: "raised" }, ...followRunner(from, name)]
@@ -366,17 +299,37 @@ const followProgram = (from: ShellCommand): ReadonlyArray<Follow> => {
   // The loader starts what it is given.
   if (/^ld-(?:linux|musl).*\.so/.test(name))
     return followRunner({ ...from, words: ["nohup", ...from.words.slice(1)] }, "nohup")
-  if (shells.has(name)) return followShell(from)
-  const interpreter = interpreters.find(([pattern]) => pattern.test(name))
-  if (interpreter !== undefined) return followInterpreter(from, interpreter[1])
+  if (isShell(name)) return followShell(from)
+  const interpreter = interpreterOf(name)
+  if (interpreter !== undefined) return followInterpreter(from, interpreter)
   const runWord = Object.hasOwn(runWords, name) ? runWords[name]! : []
-  const [second] = from.words.slice(1)
-  if (typeof second === "string" && runWord.includes(second)) {
-    const rest = afterOptions(from.words.slice(2), {
-      short: "pc",
-      long: ["with", "package", "python", "extra", "group", "env-file"]
-    })
-    return rest === null || rest.length === 0 ? [] : [commandOf(from, rest)]
-  }
+  const [second, ...behind] = afterOptions(from.words.slice(1), ofProject) ?? []
+  if (typeof second === "string" && runWord.includes(second)) return followRunWord(from, behind)
   return followOption(from, name)
+}
+
+/** Programs to which a command is a text: they say it, look for it or explain it. */
+const readers: ReadonlySet<string> = new Set(
+  "echo printf : true false test [ grep egrep fgrep zgrep rg ag ack which type whereis man whatis apropos tldr help logger say export declare local readonly typeset set unset shift return exit cd pushd popd read".split(
+    " "
+  )
+)
+
+/** Of a command that may be one: more would cost more than they say. */
+const maxWords = 64
+
+/**
+ * What a program may run that nobody here knows: its words from each on that names a program which could destroy something,
+ * as `wrapper -n 5 rm -rf /`. What would be refused there says something about it, and of a shell what would be asked about.
+ */
+export const perhapsRun = (from: ShellCommand): ReadonlyArray<ShellCommand> => {
+  const name = programOf(from)
+  if (name === null || readers.has(name) || isRuled(name)) return []
+  return from.words.flatMap((word, index) => {
+    const given = word === null || index === 0 || index > maxFollowed ? null : programOf({ words: [word] })
+    const isRun =
+      given !== null &&
+      (isRuled(given) || isShell(given) || given === "env" || Object.hasOwn(followers, given))
+    return isRun ? [{ ...from, words: from.words.slice(index, index + maxWords), redirects: [] }] : []
+  })
 }

@@ -10,12 +10,12 @@ import {
   type ShellCommand,
   unseen
 } from "./ShellCommand.ts"
-import { ask, askIf, deny, none, type Rule, writes } from "./ShellFinding.ts"
-import type { Text } from "./ShellPath.ts"
+import { ask, askIf, deny, fills, type Findings, none, type Rule, writes } from "./ShellFinding.ts"
+import { resolvePath, type Text, type Whereabouts } from "./ShellPath.ts"
 
 /** Keys of git's configuration whose value git runs. */
 const runByGit =
-  /^(?:remote\..*\.(?:uploadpack|receivepack|vcs)|core\.(?:sshcommand|pager|editor|fsmonitor|askpass|gitproxy)|sequence\.editor|diff\.external|gpg\.(?:\w+\.)?program|pager\.\w+|(?:diff|difftool|mergetool|merge|filter|browser|man)\..*\.(?:cmd|command|textconv|driver|clean|smudge|process))$/i
+  /^(?:remote\..*\.(?:uploadpack|receivepack|vcs)|core\.(?:sshcommand|pager|editor|fsmonitor|askpass|gitproxy)|sequence\.editor|diff\.external|gpg\.(?:\w+\.)?program|pager\.\w+|uploadpack\.packobjectshook|interactive\.difffilter|sendemail\..*cmd|gc\.recentobjectshook|(?:trailer|tar|guitool)\..*\.(?:command|cmd)|(?:diff|difftool|mergetool|merge|filter|browser|man)\..*\.(?:cmd|command|textconv|driver|clean|smudge|process))$/i
 
 const gitGlobal: Options = {
   short: "Cc",
@@ -58,18 +58,30 @@ const followSetting = ([key, value]: readonly [string, Text]): ReadonlyArray<Fol
   if (
     key === "core.hookspath" ||
     key === "include.path" ||
+    key === "core.worktree" ||
+    key === "init.templatedir" ||
     key.startsWith("includeif.") ||
     /^remote\..*\.(?:push|mirror)$/.test(key)
   )
     return [unseen("git is told to take more from elsewhere")]
-  if (key.startsWith("alias.") || /^credential\.(?:.*\.)?helper$/.test(key))
+  if (
+    key.startsWith("alias.") ||
+    /^submodule\..*\.update$/.test(key) ||
+    /^credential\.(?:.*\.)?helper$/.test(key)
+  )
     return value.startsWith("!") ? [scriptOf(value.slice(1))] : []
   return runByGit.test(key) ? [scriptOf(value)] : []
 }
 
 export const followGit = (from: ShellCommand): ReadonlyArray<Follow> => {
   const rest = afterOptions(from.words.slice(1), gitGlobal) ?? []
-  const settings = gitSettings(from.words.slice(1, from.words.length - rest.length)).flatMap(followSetting)
+  const own = from.words.slice(1, from.words.length - rest.length)
+  const elsewhere =
+    own.some((word) => /^--(?:exec-path(?:=|$)|config-env)/.test(word ?? "")) && rest.length > 0
+  const settings = [
+    ...(elsewhere ? [unseen("git is told to take more from elsewhere")] : []),
+    ...gitSettings(own).flatMap(followSetting)
+  ]
   const [sub, ...words] = rest
   const held = argumentsOf(words, {
     short: "uO",
@@ -87,10 +99,15 @@ export const followGit = (from: ShellCommand): ReadonlyArray<Follow> => {
     ...(sub === "clone" ? held.all("u") : []),
     ...(sub === "grep" ? held.all("O", "open-files-in-pager") : [])
   ].map((text) => scriptOf(text))
-  const transports = words.some((word) => word?.startsWith("ext::") === true)
-    ? [unseen("a transport that is a command")]
-    : []
-  const own =
+  const transports = [
+    ...(words.some((word) => word?.startsWith("ext::") === true)
+      ? [unseen("a transport that is a command")]
+      : []),
+    ...((sub === "clone" || sub === "init") && words.some((word) => word?.startsWith("--template") === true)
+      ? [unseen("hooks that come from elsewhere")]
+      : [])
+  ]
+  const configured =
     sub === "clone"
       ? argumentsOf(words, { short: "c", long: ["config"] })
           .all("c", "config")
@@ -125,7 +142,7 @@ export const followGit = (from: ShellCommand): ReadonlyArray<Follow> => {
         return []
     }
   })()
-  return [...settings, ...options, ...transports, ...own.flatMap(followSetting), ...more]
+  return [...settings, ...options, ...transports, ...configured.flatMap(followSetting), ...more]
 }
 
 const force = "a forced push rewrites other people's history"
@@ -201,6 +218,36 @@ const writtenBy: Readonly<Record<string, ReadonlyArray<string>>> = {
   "format-patch": ["o", "output-directory", "output"]
 }
 
+/** Sub-commands that put files into a work tree as a commit or a patch has them. */
+const fillsTree: ReadonlySet<string> = new Set(
+  "checkout switch restore reset merge pull rebase cherry-pick revert stash read-tree checkout-index apply am".split(
+    " "
+  )
+)
+
+/** Where git works by its own options; null: not known. */
+const treeOf = ({ words, variables, cwd }: ShellCommand): Text => {
+  const own = words.slice(1, words.length - (afterOptions(words.slice(1), gitGlobal) ?? []).length)
+  const { all, values } = argumentsOf(own, gitGlobal)
+  const begin = all("C").reduce<Text>((from, to) => resolvePath(to, { cwd: from }), cwd)
+  const tree = values["work-tree"] ?? variables["GIT_WORK_TREE"]
+  return tree === undefined ? begin : resolvePath(tree, { cwd: begin })
+}
+
+const gitFills = (
+  name: string,
+  rest: ReadonlyArray<Text>,
+  from: Whereabouts,
+  command: ShellCommand
+): Findings => {
+  if (!fillsTree.has(name)) return none
+  const tree = treeOf(command)
+  const at = { ...from, cwd: tree }
+  const { operands, all } = argumentsOf(rest, { short: "bBcCsmpX", long: ["source", "directory"] })
+  const named = name === "checkout" || name === "restore" ? operands.filter((path) => path !== null) : []
+  return [...fills([".", ...all("directory")], at), ...writes(named, at)]
+}
+
 export const git: Rule = (_words, at, command) => {
   const words = gitWords(command.words)
   if (words === null) return ask("what git does is not known before it runs")
@@ -211,10 +258,12 @@ export const git: Rule = (_words, at, command) => {
   const written = writes(argumentsOf(rest, { short, long: files }).all(...files), at)
   const places = argumentsOf(rest, { short: "bocu", long: ["branch", "origin", "config", "depth"] }).operands
   const placed =
-    name === "clone" || name === "init" ? writes(places.slice(name === "clone" ? 1 : 0), at) : none
+    name === "clone" || name === "init" ? fills(places.slice(name === "clone" ? 1 : 0), at) : none
   return [
     ...written,
     ...placed,
+    ...(name === "worktree" && rest[0] === "add" ? fills(places.slice(1, 2), at) : none),
+    ...gitFills(name, rest, at, command),
     ...(Object.hasOwn(gitRules, name) ? gitRules[name]!(rest, at, command) : none)
   ]
 }

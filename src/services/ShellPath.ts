@@ -24,20 +24,33 @@ export const strongest = (...concerns: ReadonlyArray<Concern>): Concern =>
 
 const glob = /[*?[]/
 
+/** A process's own root, directory and descriptors, by any of the kernel's names for it. */
+const ofProcess = /^\/proc\/[^/]+(?:\/task\/[^/]+)?\/(root|cwd|fd)$/
+
 /**
  * Absolute, without `.`, `..` and doubled slashes; null where the directory that it starts from is unknown. A `~` is a home
- * only where a shell reads it, which has happened before.
+ * only where a shell reads it, which has happened before. Links of the kernel are followed, since they lead to the same place
+ * everywhere: `/proc/self/root/etc` is `/etc`, and `/dev/fd` a process's own descriptors.
  */
 export const resolvePath = (path: Text, { cwd }: Pick<Whereabouts, "cwd">): Text => {
   if (path === null) return null
   const full = path.startsWith("/") ? path : cwd === null ? null : `${cwd}/${path}`
   if (full === null) return null
-  const parts: Array<string> = []
+  let parts: Array<string> = []
   for (const part of full.split("/")) {
     if (part === "..") parts.pop()
     else if (part !== "" && part !== ".") parts.push(part)
+    const so = `/${parts.join("/")}`
+    const [, link] = ofProcess.exec(so) ?? []
+    if (link === "root") parts = []
+    else if (link === "cwd") {
+      if (cwd === null) return null
+      parts = [...partsOf(cwd)]
+    } else if (so === "/dev/fd") parts = ["proc", "self", "fd"]
+    // Of macOS.
+    else if (/^\/private\/(?:etc|var|tmp)$/.test(so)) parts.shift()
   }
-  return `/${parts.join("/")}`
+  return `/${parts.join("/")}`.replace(/^\/proc\/(?:thread-)?self\/fd(?=\/|$)/, "/dev/fd")
 }
 
 export const isWithin = (path: string, directory: string): boolean =>
@@ -53,7 +66,7 @@ const systemDirectories: ReadonlySet<string> = new Set(
 )
 
 /** What is thrown away anyway. */
-const temporaryDirectories = ["/tmp", "/var/tmp", "/dev/shm", "/private/tmp"]
+const temporaryDirectories = ["/tmp", "/var/tmp", "/dev/shm"]
 
 const isTemporary = (path: string): boolean =>
   temporaryDirectories.some((directory) => path !== directory && isWithin(path, directory))
@@ -100,6 +113,9 @@ const isSystemDirectory = (path: string): boolean => {
 /** Files of the machine that decide who may do what. */
 const accountFiles = /^\/etc\/(?:passwd|shadow|gshadow|group|sudoers(?:\/.*|\.d\/.*)?|pam\.d\/.*)$/
 
+export const isAccountFile = (path: string, at: Whereabouts): boolean =>
+  accountFiles.test(resolvePath(path, at) ?? "")
+
 /** Programs and the kernel: nothing of a project belongs there. */
 const programDirectories = [
   "/bin",
@@ -127,7 +143,7 @@ const startFiles =
 
 /** Relative to a project: what its next `git` or agent runs. */
 const projectFiles =
-  /(?:^|\/)(?:\.git\/(?:hooks(?:\/.*)?|config|info\/attributes)|\.(?:claude|codex|husky)\/.*|\.git\/?)$/
+  /(?:^|\/)(?:\.git\/(?:hooks(?:\/.*)?|config|info\/attributes)|\.(?:claude|codex|husky)(?:\/.*)?|\.git\/?)$/
 
 /** Whether a file of a device's name is written, or one of the machine's. */
 const concernOfDevice = (full: string): Concern =>
@@ -155,6 +171,19 @@ export const concernOfWrite = (path: Text, at: Whereabouts): Concern => {
   if (home !== null && isWithin(full, home)) return null
   if (programDirectories.some((directory) => isWithin(full, directory))) return "deny"
   return machineDirectories.some((directory) => isWithin(full, directory)) ? "ask" : null
+}
+
+/** Below a home: places that files are read from at a start, and what these are in. */
+const startDirectories = [".config", ".local", ".local/state", "Library"]
+
+/** What writing files there comes to whose names are not known: an archive's, another tree's. */
+export const concernOfFilling = (directory: Text, at: Whereabouts): Concern => {
+  const full = resolvePath(directory, at)
+  if (full === null) return directory === null ? "ask" : null
+  const { home } = at
+  const fillsHome =
+    home !== null && (isWithin(home, full) || startDirectories.some((below) => full === `${home}/${below}`))
+  return strongest(concernOfWrite(full, at), fillsHome ? "ask" : null)
 }
 
 /** What deleting one file comes to. */

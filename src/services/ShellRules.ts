@@ -4,21 +4,25 @@
  * It knows the programs that destroy, publish, raise rights or open a way around the gateway; a program that it does not know
  * is left to the other policies. What such a program does is the sandbox's business.
  */
-import { afterOptions, argumentsOf, programOf, type ShellCommand } from "./ShellCommand.ts"
+import { argumentsOf, programOf, type ShellCommand } from "./ShellCommand.ts"
 import { fileRules } from "./ShellFileRules.ts"
 import {
-  ask,
+  always,
+  askBut,
   askIf,
+  commandIndex,
   deny,
   type Finding,
   type Findings,
   none,
   type Rule,
+  sub,
   worst,
   writes
 } from "./ShellFinding.ts"
 import { git } from "./ShellGit.ts"
-import { concernOfTree, isCredential, isNetworkDevice, type Text, type Whereabouts } from "./ShellPath.ts"
+import { remoteRules } from "./ShellRemoteRules.ts"
+import { isCredential, isNetworkDevice, type Text, type Whereabouts } from "./ShellPath.ts"
 
 export { type Finding, worst }
 
@@ -29,140 +33,10 @@ const kill: Rule = (words) => {
   return everybody ? deny("it ends every process of the user") : none
 }
 
-const sub = (words: ReadonlyArray<Text>): Text =>
-  words.find((word) => word === null || !word.startsWith("-")) ?? ""
-
-/** Asked about, but for these sub-commands. */
-const askBut =
-  (reason: string, harmless: RegExp): Rule =>
-  (words) => {
-    const name = sub(words)
-    return askIf(name === null || !harmless.test(name), reason)
-  }
-
-interface Valued {
-  readonly short?: string
-  readonly long?: ReadonlyArray<string>
-}
-
-/** Asked about for these, said as the first words that are no options. `options`: those that take a value. */
-const askFor =
-  (reason: string, options: Valued, ...phrases: ReadonlyArray<string>): Rule =>
-  (words) => {
-    const said = argumentsOf(words, options).operands.filter((word) => word?.startsWith("+") !== true)
-    return askIf(
-      !words.includes("--dry-run") &&
-        phrases.some((phrase) => phrase.split(" ").every((part, index) => said[index] === part)),
-      reason
-    )
-  }
-
-const ofPackages: Valued = {
-  short: "wC",
-  long: ["workspace", "prefix", "registry", "filter", "dir", "cwd", "tag", "access"]
-}
-const ofClusters: Valued = {
-  short: "n",
-  long: ["context", "namespace", "kubeconfig", "cluster", "user", "kube-context", "server", "token"]
-}
-
-const always =
-  (reason: string): Rule =>
-  () =>
-    ask(reason)
-
-const publishes = "it publishes, and that cannot be taken back"
-const destroys = "it destroys something elsewhere that cannot be brought back"
 const accounts = "it changes who may do what on this machine"
 const services = "it changes what runs on this machine"
 
 const crontab: Rule = (words) => askIf(!words.includes("-l"), services)
-
-const sql =
-  (...flags: ReadonlyArray<string>): Rule =>
-  (words, _at, { input }) => {
-    const { values, operands } = argumentsOf(words, {
-      short: flags.filter((flag) => flag.length === 1).join("") + "hpUudf",
-      long: flags
-    })
-    const given = [
-      ...flags.map((flag) => values[flag]),
-      ...operands,
-      input._tag === "text" ? input.text : undefined
-    ]
-    return askIf(
-      given.some((text) => typeof text === "string" && /\b(?:drop|truncate|delete)\b/i.test(text)),
-      "it deletes from a database"
-    )
-  }
-
-const dockerOptions: Valued = {
-  short: "veHwpulhmacn",
-  long: [
-    "volume",
-    "mount",
-    "env",
-    "name",
-    "publish",
-    "user",
-    "workdir",
-    "network",
-    "entrypoint",
-    "env-file",
-    "label",
-    "hostname",
-    "memory",
-    "cpus",
-    "host",
-    "context",
-    "config",
-    "log-level",
-    "file",
-    "project-name",
-    "platform",
-    "pid",
-    "ipc",
-    "add-host"
-  ]
-}
-
-/** Options end at the image: what comes behind is the container's. */
-const untilImage = (words: ReadonlyArray<Text>): ReadonlyArray<Text> => {
-  const rest = afterOptions(words, dockerOptions)
-  return rest === null ? words : words.slice(0, words.length - rest.length)
-}
-
-const docker: Rule = (words, at) => {
-  const said = argumentsOf(words, dockerOptions).operands.filter((word) => word !== null)
-  const [first, second] = said[0] === "compose" || said[0] === "buildx" ? said.slice(1) : said
-  const [noun, verb] = ["image", "container", "volume", "system"].includes(first ?? "")
-    ? [first, second]
-    : [null, first]
-  if (verb === "push") return ask(publishes)
-  if (noun === "system" && verb === "prune") return ask(destroys)
-  if (noun === "volume" && /^(?:prune|rm|remove)$/.test(verb ?? "")) return ask(destroys)
-  if (!/^(?:run|create|exec)$/.test(verb ?? "")) return none
-  const own = untilImage(words.slice(words.indexOf(verb ?? "") + 1))
-  const { has, all } = argumentsOf(own, dockerOptions)
-  const mounted = [
-    ...all("v", "volume").map((mount) => mount?.split(":")[0] ?? null),
-    ...all("mount").map((mount) => mount?.match(/(?:source|src)=([^,]*)/)?.[1] ?? null)
-  ].some(
-    (source) =>
-      source !== null &&
-      (source.endsWith("docker.sock") ||
-        concernOfTree(source, { ...at, cwd: null, project: null }) === "deny")
-  )
-  return askIf(has("privileged") || mounted, "a container that can reach the whole machine")
-}
-
-const aws: Rule = (words) => {
-  const { operands } = argumentsOf(words, { long: ["profile", "region", "endpoint-url", "output"] })
-  return askIf(
-    operands[0] === "s3" && (operands[1] === "rb" || (operands[1] === "rm" && words.includes("--recursive"))),
-    destroys
-  )
-}
 
 const holdfast: Rule = (words) => {
   const said = argumentsOf(words, { long: ["dir"] }).operands
@@ -187,9 +61,12 @@ const ungoverned: Rule = (words) =>
 
 const rules: Readonly<Record<string, Rule>> = {
   ...fileRules,
+  ...remoteRules,
   git,
   kill,
   hash: (words) => askIf(argumentsOf(words, { short: "p" }).has("p"), "it gives a command another meaning"),
+  bind: (words) => askIf(argumentsOf(words).has("x", "f"), "it gives a key a command"),
+  enable: (words) => askIf(argumentsOf(words).has("f"), "it gives a command another meaning"),
   shopt: (words) => askIf(words.includes("expand_aliases"), "it gives commands another meaning"),
   pkill: always("it ends processes by their name, whoever they belong to"),
   killall: always("it ends processes by their name, whoever they belong to"),
@@ -198,6 +75,10 @@ const rules: Readonly<Record<string, Rule>> = {
   halt: always(services),
   poweroff: always(services),
   telinit: always(services),
+  init: always(services),
+  killall5: always("it ends every process of the machine"),
+  fuser: (words) =>
+    askIf(argumentsOf(words, { short: "Mn" }).has("k", "kill"), "it ends processes by what they use"),
   crontab,
   at: always(services),
   batch: always(services),
@@ -211,6 +92,13 @@ const rules: Readonly<Record<string, Rule>> = {
   deluser: always(accounts),
   groupadd: always(accounts),
   passwd: always(accounts),
+  gpasswd: always(accounts),
+  groupmod: always(accounts),
+  groupdel: always(accounts),
+  chage: always(accounts),
+  chsh: always(accounts),
+  vipw: always(accounts),
+  vigr: always(accounts),
   chpasswd: always(accounts),
   visudo: always(accounts),
   iptables: always(services),
@@ -228,30 +116,6 @@ const rules: Readonly<Record<string, Rule>> = {
       words.some((word) => word === "-w" || word === "--write" || (word?.includes("=") ?? false)),
       services
     ),
-  npm: askFor(publishes, ofPackages, "publish", "unpublish"),
-  pnpm: askFor(publishes, ofPackages, "publish"),
-  yarn: askFor(publishes, ofPackages, "publish", "npm publish"),
-  bun: askFor(publishes, ofPackages, "publish"),
-  cargo: askFor(publishes, ofPackages, "publish", "yank"),
-  twine: askFor(publishes, ofPackages, "upload"),
-  uv: askFor(publishes, ofPackages, "publish"),
-  poetry: askFor(publishes, ofPackages, "publish"),
-  gem: askFor(publishes, ofPackages, "push", "yank"),
-  docker,
-  podman: docker,
-  gh: askFor(destroys, { short: "R", long: ["repo"] }, "repo delete", "release delete", "repo archive"),
-  terraform: askFor(destroys, {}, "apply", "destroy"),
-  tofu: askFor(destroys, {}, "apply", "destroy"),
-  kubectl: askFor(destroys, ofClusters, "delete", "drain"),
-  helm: askFor(destroys, ofClusters, "uninstall", "delete"),
-  aws,
-  dropdb: always(destroys),
-  psql: sql("c", "command"),
-  mysql: sql("e", "execute"),
-  mariadb: sql("e", "execute"),
-  sqlite3: sql("cmd"),
-  "redis-cli": (words) =>
-    askIf(/^flush(?:all|db)$/i.test(argumentsOf(words, { short: "hpanuristD" }).operands[0] ?? ""), destroys),
   holdfast,
   sudoedit: (words, at) => writes(argumentsOf(words, { short: "gu" }).operands, at),
   claude: ungoverned,
@@ -271,6 +135,9 @@ const rules: Readonly<Record<string, Rule>> = {
     )
 }
 
+/** Whether a program is one of those that something is said of. */
+export const isRuled = (name: string): boolean => Object.hasOwn(rules, name)
+
 /** Variables by which a program runs what somebody else wrote. */
 const loaded = new Set([
   "LD_PRELOAD",
@@ -280,8 +147,33 @@ const loaded = new Set([
   "DYLD_INSERT_LIBRARIES",
   "PROMPT_COMMAND",
   "PYTHONSTARTUP",
-  "PERL5OPT"
+  "PERL5OPT",
+  "PERL5DB",
+  "PYTHONHOME",
+  "PYTHONBREAKPOINT",
+  "GCONV_PATH",
+  "ZDOTDIR",
+  "GIT_EXEC_PATH",
+  "GIT_TEMPLATE_DIR",
+  "BASH_ALIASES",
+  "BASH_CMDS"
 ])
+
+/** Options that a program takes from its environment, of which some load code. */
+const loadedBy: Readonly<Record<string, RegExp>> = {
+  NODE_OPTIONS: /(?:^|\s)(?:-r|--(?:require|import|loader|experimental-loader|inspect-brk))/,
+  RUBYOPT: /-[rIe]/,
+  JAVA_TOOL_OPTIONS: /-(?:javaagent|agentpath|agentlib|XX:On)/,
+  _JAVA_OPTIONS: /-(?:javaagent|agentpath|agentlib|XX:On)/,
+  JDK_JAVA_OPTIONS: /-(?:javaagent|agentpath|agentlib|XX:On)/,
+  MAKEFLAGS: /--eval|(?:^|\s)-?E/,
+  TAR_OPTIONS: /-I|--(?:use-comp|to-c|checkp|info|new-v|rsh|rmt)/
+}
+
+const isLoaded = ([name, value]: readonly [string, Text]): boolean =>
+  loaded.has(name) ||
+  name.startsWith("BASH_FUNC_") ||
+  (Object.hasOwn(loadedBy, name) && value !== null && loadedBy[name]!.test(value))
 
 const redirected = ({ redirects }: ShellCommand, at: Whereabouts): Findings => [
   ...(redirects.some(({ target }) => isNetworkDevice(target))
@@ -322,6 +214,10 @@ const subscripts: ReadonlySet<string> = new Set([
   "local"
 ])
 
+/** What `read` takes in may be an index later. */
+const inputTo = ({ words: [name], input }: ShellCommand): Text =>
+  name === "read" && input._tag === "text" ? input.text : null
+
 /** What a command comes to by itself; what it runs in turn is judged for itself. */
 export const judge = (command: ShellCommand, from: Pick<Whereabouts, "home" | "project">): Findings => {
   const at: Whereabouts = { ...from, cwd: command.cwd }
@@ -333,12 +229,14 @@ export const judge = (command: ShellCommand, from: Pick<Whereabouts, "home" | "p
   return [
     ...redirected(command, at),
     ...askIf(
-      Object.keys(command.variables).some((variable) => loaded.has(variable)),
+      Object.entries(command.variables).some(isLoaded),
       "it makes another program load what somebody else wrote"
     ),
     ...askIf(!presents.has(name ?? "") && namesCredential(words, at), "it names a file with credentials"),
     ...askIf(
-      subscripts.has(name ?? "") && words.some((word) => /\[.*(?:\$\(|`)/.test(word ?? "")),
+      (subscripts.has(name ?? "") &&
+        [...words, inputTo(command)].some((word) => /\[.*(?:\$\(|`)/.test(word ?? ""))) ||
+        (name === "set" && words.some((word) => commandIndex.test(word ?? ""))),
       "an index that runs a command"
     ),
     ...(name !== null && /^(?:mkfs(?:\.|$)|mke2fs$|mkntfs$|mkdosfs$)/.test(name)

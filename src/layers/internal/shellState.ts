@@ -1,18 +1,26 @@
 /** What a shell knows at a point of a command line: its variables, functions, directory, parameters and input. */
-import type { CommandNode, CompoundCommand, CompoundList } from "unbash"
+import { type CommandNode, type CompoundCommand, type CompoundList, parse, type ParsedScript } from "unbash"
 import type { Input, ShellCommand } from "../../services/ShellCommand.ts"
 import { resolvePath, type Text } from "../../services/ShellPath.ts"
+import { unknownPart } from "./shellWords.ts"
 
-export type Body = CompoundCommand | CompoundList | CommandNode
+export type Body = CompoundCommand | CompoundList | CommandNode | ParsedScript
 
-/** What a name may call. Where it is not `certain`, the program of that name may be meant as well. */
+/**
+ * What a name may call. Where it is not `certain`, the program of that name may be meant as well; an alias calls itself never.
+ */
 export interface Named {
   readonly bodies: ReadonlyArray<Body>
   readonly certain: boolean
+  readonly isAlias?: boolean
 }
 
 export interface Shell {
   readonly variables: Map<string, Text>
+  /** Of a variable that is an array: its elements; null: not known. */
+  readonly arrays: Map<string, ReadonlyArray<Text> | null>
+  /** What a variable that is not known has if nobody gave it a value before: `${x:=build}`. */
+  readonly guesses: Map<string, Text>
   readonly functions: Map<string, Named>
   cwd: Text
   /** `$0` and the others. */
@@ -25,8 +33,17 @@ export interface Shell {
 export const copyOf = (shell: Shell): Shell => ({
   ...shell,
   variables: new Map(shell.variables),
+  arrays: new Map(shell.arrays),
+  guesses: new Map(shell.guesses),
   functions: new Map(shell.functions)
 })
+
+/** A variable and nothing else, whatever it was before. */
+export const setVariable = (shell: Shell, name: string, text: Text): void => {
+  shell.variables.set(name, text)
+  shell.arrays.delete(name)
+  shell.guesses.delete(name)
+}
 
 /** After one of two ways: what they do not agree on is unknown. */
 export const join = (into: Shell, ways: ReadonlyArray<Shell>): void => {
@@ -35,11 +52,17 @@ export const join = (into: Shell, ways: ReadonlyArray<Shell>): void => {
     const values = new Set(ways.map(({ variables }) => (variables.has(name) ? variables.get(name)! : null)))
     into.variables.set(name, values.size === 1 ? [...values][0]! : null)
   }
+  for (const name of new Set(ways.flatMap(({ arrays }) => [...arrays.keys()]))) {
+    const values = new Set(ways.map(({ arrays }) => arrays.get(name)))
+    into.arrays.set(name, values.size === 1 ? ([...values][0] ?? null) : null)
+  }
+  for (const { guesses } of ways) for (const [name, text] of guesses) into.guesses.set(name, text)
   for (const name of new Set(ways.flatMap(({ functions }) => [...functions.keys()]))) {
     const found = ways.map(({ functions }) => functions.get(name))
     into.functions.set(name, {
       bodies: [...new Set(found.flatMap((one) => one?.bodies ?? []))],
-      certain: found.every((one) => one?.certain === true)
+      certain: found.every((one) => one?.certain === true),
+      isAlias: found.some((one) => one?.isAlias === true)
     })
   }
   const directories = new Set(ways.map(({ cwd }) => cwd))
@@ -52,7 +75,7 @@ export const declares: ReadonlySet<string> = new Set(["export", "declare", "loca
 const assignment = /^([A-Za-z_]\w*)\+?=([^]*)$/
 
 const forgetVariables = (shell: Shell): void => {
-  for (const name of shell.variables.keys()) if (name !== "HOME") shell.variables.set(name, null)
+  for (const name of shell.variables.keys()) if (name !== "HOME") setVariable(shell, name, null)
 }
 
 /** What a command of the shell itself changes for those that follow. */
@@ -63,8 +86,9 @@ export const applyBuiltin = ({ words, input, variables }: ShellCommand, shell: S
     const refers = words.some((word) => /^-\w*n/.test(word ?? ""))
     for (const word of rest) {
       const found = word === null ? null : assignment.exec(word)
-      if (found !== null) shell.variables.set(found[1]!, refers ? null : found[2]!)
-      if (refers && found !== null) shell.variables.set(found[2]!, null)
+      if (found !== null)
+        setVariable(shell, found[1]!, refers || found[2]!.includes(unknownPart) ? null : found[2]!)
+      if (refers && found !== null) setVariable(shell, found[2]!, null)
     }
     return
   }
@@ -86,19 +110,27 @@ export const applyBuiltin = ({ words, input, variables }: ShellCommand, shell: S
     case "mapfile":
     case "readarray":
     case "getopts":
-      for (const variable of rest) if (variable !== null) shell.variables.set(variable, null)
+      for (const variable of ["REPLY", "MAPFILE", "OPTARG"]) setVariable(shell, variable, null)
+      for (const variable of rest) if (variable !== null) setVariable(shell, variable, null)
       break
     case "printf": {
       const [, option, variable] = words
-      if (option === "-v" && typeof variable === "string") shell.variables.set(variable, null)
-      else if (option?.startsWith("-v") === true) shell.variables.set(option.slice(2), null)
+      if (option === "-v" && typeof variable === "string") setVariable(shell, variable, null)
+      else if (option?.startsWith("-v") === true) setVariable(shell, option.slice(2), null)
       break
     }
     case "unset":
       for (const variable of rest) {
         if (variable === null) continue
         shell.functions.delete(variable)
-        shell.variables.set(variable, "")
+        setVariable(shell, variable, "")
+      }
+      break
+    case "alias":
+      for (const word of rest) {
+        const [, alias, text] = /^([^=]+)=([^]*)$/.exec(word ?? "") ?? []
+        if (alias !== undefined && text?.includes(unknownPart) === false)
+          shell.functions.set(alias, { bodies: [parse(`${text} "$@"`)], certain: false, isAlias: true })
       }
       break
     case "set": {

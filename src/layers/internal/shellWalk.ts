@@ -6,7 +6,6 @@
  * followed to its end is a question to a person.
  */
 import {
-  type ArrayValue,
   type Assignment,
   type Command,
   type CommandNode,
@@ -16,24 +15,17 @@ import {
   type ParsedScript,
   type Pipeline,
   type PipelineNode,
-  type Redirection,
   type Statement,
   type SyntaxNode,
   type Word
 } from "unbash"
-import {
-  type Follow,
-  type Input,
-  isInput,
-  programOf,
-  type ShellCommand,
-  type ShellRedirect
-} from "../../services/ShellCommand.ts"
-import { follow } from "../../services/ShellFollow.ts"
+import type { Input, ShellCommand } from "../../services/ShellCommand.ts"
 import type { Text, Whereabouts } from "../../services/ShellPath.ts"
 import { type Finding, judge } from "../../services/ShellRules.ts"
-import { applyBuiltin, type Body, copyOf, declares, join, type Named, type Shell } from "./shellState.ts"
-import { bodyText, fieldsOf, type Meaning, substitutionsIn, textOf, unknownPart } from "./shellWords.ts"
+import { type Assigned, givenIn, keep, textsOf } from "./shellGiven.ts"
+import { runIn, suspected, unseen } from "./shellRun.ts"
+import { type Body, copyOf, declares, join, setVariable, type Shell } from "./shellState.ts"
+import { fieldsOf } from "./shellWords.ts"
 
 /** A longer line is a program. It bounds the time, too: some hundred microseconds for this. */
 export const maxLineLength = 65_536
@@ -43,10 +35,6 @@ const maxDepth = 24
 const maxCommands = 2_048
 /** Turns of a loop over known words. */
 const maxTurns = 32
-
-const unknownInput: Input = { _tag: "text", text: null }
-
-const unseen = (reason: string): Finding => ({ verdict: "ask", reason })
 
 /** Bodies that may run or not, or in turns. */
 const readWays = (shell: Shell, ...ways: ReadonlyArray<(inner: Shell) => void>): void => {
@@ -61,7 +49,7 @@ const readWays = (shell: Shell, ...ways: ReadonlyArray<(inner: Shell) => void>):
 /** What a loop sets is not known in its next turn. */
 const forget = (body: CompoundList, shell: Shell): void => {
   const visit = (node: SyntaxNode): void => {
-    if (node.type === "Assignment") shell.variables.set(node.name, null)
+    if (node.type === "Assignment") setVariable(shell, node.name, null)
     if (node.type === "Command" && /^(?:cd|pushd|popd)$/.test(node.name?.value ?? "")) shell.cwd = null
     forEachChild(node, visit)
   }
@@ -92,220 +80,37 @@ export const readShell = (
     depth--
   }
 
-  /** `follows`: what a word runs is followed as well; where it was before it is only asked what it prints. */
-  const meaningIn = (shell: Shell, follows = true): Meaning => ({
-    home: at.home,
-    parameters: shell.parameters,
-    separators: shell.variables.get("IFS") ?? null,
-    valueOf: (name) => {
-      if (name === "0") return shell.self
-      if (/^\d+$/.test(name))
-        return shell.parameters?.[Number(name) - 1] ?? (shell.parameters === null ? null : "")
-      if (name === "@" || name === "*")
-        return shell.parameters === null || shell.parameters.includes(null)
-          ? null
-          : shell.parameters.join(" ")
-      if (name === "PWD") return shell.cwd
-      return shell.variables.get(name) ?? null
-    },
-    printed: (part) => {
-      if (!("script" in part) || part.script === undefined) return null
-      const { script } = part
-      // What is written into `>(...)` is what it reads.
-      const input: Input =
-        part.type === "ProcessSubstitution" && part.operator === ">" ? unknownInput : shell.input
-      if (follows) deeper(() => readScript(script, { ...copyOf(shell), input }))
-      return part.type === "CommandExpansion" ? printedBy(script, shell) : null
-    }
-  })
-
-  /** What a command in `$(...)` prints, where everybody knows. */
-  const printedBy = ({ commands: [only, ...more] }: ParsedScript, shell: Shell): Text => {
-    if (only === undefined || more.length > 0 || only.command.type !== "Command") return null
-    const words = wordsOf(only.command, shell, false)
-    const name = programOf({ words })
-    if (name === "mktemp" && words.every((word) => word !== null && !/^-\w*p|^--tmpdir|\//.test(word)))
-      return "/tmp/tmp.made"
-    if (name === "pwd") return shell.cwd
-    return outputOf(only.command, shell, words)?.trimEnd() ?? null
-  }
-
-  /** What a command writes to its output, where its words say it. */
-  const outputOf = (
-    command: CommandNode,
-    shell: Shell,
-    words = command.type === "Command" ? wordsOf(command, shell, false) : []
-  ): Text => {
-    if (command.type !== "Command") return null
-    const name = programOf({ words })
-    if (name === "echo") {
-      const said = words
-        .slice(1)
-        .filter((word, index) => index > 0 || word === null || !/^-[neE]+$/.test(word))
-      return said.includes(null) ? null : said.join(" ")
-    }
-    if (name === "printf") {
-      const [format, ...rest] = words.slice(1)
-      if (typeof format !== "string" || rest.includes(null)) return null
-      const plain = format.replace(/\\n/g, "\n").replace(/\\t/g, "\t")
-      if (!plain.includes("%")) return plain
-      return /^%[sb]\n?$/.test(plain) ? rest.join("\n") : null
-    }
-    if (name === "cat" && words.length === 1) {
-      const input = inputOf(command.redirects, shell, shell.input, false)
-      return input._tag === "text" ? input.text : null
-    }
-    return null
-  }
-
-  const wordsOf = (command: Command, shell: Shell, follows = true): ReadonlyArray<Text> => {
-    const meaning = meaningIn(shell, follows)
-    const words: Array<Word> = command.name === undefined ? [] : [command.name]
-    for (const one of command.suffix) if (one.type === "Word") words.push(one)
-    return words.flatMap((word) => fieldsOf(word, meaning))
-  }
-
-  const inputOf = (
-    redirects: ReadonlyArray<Redirection>,
-    shell: Shell,
-    given: Input,
-    follows = true
-  ): Input =>
-    redirects.reduce<Input>((input, one) => {
-      if (one.type === "HereDoc")
-        return {
-          _tag: "text",
-          text:
-            one.delimiter?.quoted === true
-              ? one.body.text
-              : bodyText(one.body.parts, one.body.text, meaningIn(shell, follows))
-        }
-      if (one.type === "HereString")
-        return {
-          _tag: "text",
-          text: one.target === undefined ? "" : textOf(one.target, meaningIn(shell, follows))
-        }
-      const descriptor = one.descriptor?.type === "FileDescriptor" ? one.descriptor.value : 0
-      if (!one.operator.startsWith("<") || descriptor !== 0 || isInput(one.target?.value ?? "")) return input
-      const printed = one.target?.parts?.some(({ type }) => type === "ProcessSubstitution") === true
-      // A descriptor that was opened before: nobody keeps account of those.
-      return printed || one.operator === "<&" ? unknownInput : { _tag: "file" }
-    }, given)
-
-  const redirectsOf = (redirects: ReadonlyArray<Redirection>, shell: Shell): ReadonlyArray<ShellRedirect> =>
-    redirects.flatMap((one) => {
-      if (one.type !== "Redirect" || one.target === undefined) return []
-      // Into a command: what that does is judged for itself.
-      if (one.target.parts?.some(({ type }) => type === "ProcessSubstitution") === true) {
-        textOf(one.target, meaningIn(shell))
-        return []
-      }
-      const known = textOf(one.target, meaningIn(shell))
-      // Wherever it leads: the shell itself opens it.
-      const target = known ?? (one.target.text.startsWith("/dev/tcp/") ? "/dev/tcp/unknown" : null)
-      const duplicates =
-        (one.operator === ">&" || one.operator === "<&") && target !== null && /^(?:\d+-?|-)$/.test(target)
-      return duplicates ? [] : [{ writes: one.operator !== "<" && one.operator !== "<&", target }]
-    })
-
-  const assign = (
-    { name, value, append, index }: Assignment,
-    shell: Shell,
-    into: Map<string, Text>
-  ): void => {
-    const text = value.type === "Word" ? textOf(value, meaningIn(shell)) : arrayText(value, shell)
-    if (index !== undefined) fieldsOf(index, meaningIn(shell))
-    into.set(name, append === true || index !== undefined || value.type !== "Word" ? null : text)
-  }
-
-  const arrayText = ({ elements }: ArrayValue, shell: Shell): Text => {
-    for (const element of elements) fieldsOf(element, meaningIn(shell))
-    return null
-  }
-
-  const readFollow = (one: Follow, from: ShellCommand, shell: Shell): void => {
-    switch (one._tag) {
-      case "command":
-        return dispatch(one.command, shell, true)
-      case "unknown":
-        return note(unseen(one.what))
-      case "raised":
-        return note(unseen("it runs with the rights of somebody else"))
-      case "script": {
-        const { text } = one
-        if (text === null) return note(unseen("a shell would run a text that is not known before"))
-        if (one.here) return deeper(() => readScript(parse(text), shell))
-        const inner: Shell = { ...copyOf(shell), input: from.input }
-        for (const [name, value] of Object.entries(from.variables)) inner.variables.set(name, value)
-        const [self = "sh", ...parameters] = one.args
-        inner.self = self
-        inner.parameters = parameters
-        return deeper(() => readScript(parse(text), inner))
-      }
-    }
-  }
-
-  const callNamed = ({ bodies }: Named, command: ShellCommand, shell: Shell): void => {
-    const ends = bodies.map((body) => {
-      const inner: Shell = { ...copyOf(shell), parameters: command.words.slice(1), input: command.input }
-      deeper(() => readBody(body, inner))
-      return inner
-    })
-    const { parameters, input } = shell
-    join(shell, ends)
-    shell.parameters = parameters
-    shell.input = input
-  }
-
-  /** One command with its words: what it runs, and what it is. `plain`: by a program, which knows no functions. */
-  const dispatch = (command: ShellCommand, shell: Shell, plain = false): void => {
-    if (commands > maxCommands) return
-    const named = plain ? undefined : shell.functions.get(command.words[0] ?? "")
-    if (named !== undefined) callNamed(named, command, shell)
-    if (named?.certain === true) return
-    note(...judge(command, at))
-    deeper(() => {
-      for (const one of follow(command)) readFollow(one, command, shell)
-    })
-    applyBuiltin(command, shell, at.home)
-  }
-
   const readCommand = (command: Command, shell: Shell): void => {
     const redirects = redirectsOf(command.redirects, shell)
     const assignments = command.prefix.filter((one): one is Assignment => one.type === "Assignment")
     const words = wordsOf(command, shell)
-    if (command.name === undefined || words.length === 0) {
-      const set = new Map<string, Text>()
-      for (const one of assignments) assign(one, shell, set)
-      for (const [name, value] of set) shell.variables.set(name, value)
-      const variables = Object.fromEntries(set)
-      note(...judge({ words: [":"], variables, redirects, input: shell.input, cwd: shell.cwd }, at))
-      return
-    }
-    const own = new Map<string, Text>()
+    const own = new Map<string, Assigned>()
     for (const one of assignments) assign(one, shell, own)
+    if (command.name === undefined || words.length === 0) {
+      keep(shell, own)
+      return run(
+        { words: [":"], variables: textsOf(own), redirects, input: shell.input, cwd: shell.cwd },
+        shell,
+        true
+      )
+    }
     for (const one of command.suffix) if (one.type === "Assignment") assign(one, shell, own)
-    if (declares.has(words[0] ?? "")) for (const [name, value] of own) shell.variables.set(name, value)
-    // An array is no array to a command, but a word that is written like one.
-    dispatch(
-      {
-        words: [...words, ...writtenAsWords(command, shell)],
-        variables: Object.fromEntries(own),
-        redirects,
-        input: inputOf(command.redirects, shell, shell.input),
-        cwd: shell.cwd
-      },
-      shell
-    )
+    const said: ShellCommand = {
+      words: [...words, ...writtenAsWords(command, shell)],
+      variables: textsOf(own),
+      redirects,
+      input: inputOf(command.redirects, shell),
+      cwd: shell.cwd
+    }
+    if (words.includes(null)) {
+      const guessed = wordsOf(command, shell, { follows: false, guesses: true })
+      if (guessed.some((word, index) => word !== words[index]))
+        run({ ...said, words: guessed }, copyOf(shell))
+    }
+    run(said, shell)
+    // What it declares counts as it is written; a name for another variable is none of them.
+    if (declares.has(words[0] ?? "") && !words.some((word) => /^-\w*n/.test(word ?? ""))) keep(shell, own)
   }
-
-  /** `dd of=/dev/sda`, `env A=b`: what looks like an assignment behind a command's name is a word of it. */
-  const writtenAsWords = (command: Command, shell: Shell): ReadonlyArray<Text> =>
-    command.suffix.flatMap((one) => {
-      if (one.type !== "Assignment") return []
-      const text = one.value.type === "Word" ? textOf(one.value, meaningIn(shell)) : null
-      return [`${one.name}=${text ?? unknownPart}`]
-    })
 
   const readPipeline = ({ commands: parts }: Pipeline, shell: Shell): void => {
     let before: CommandNode | null = null
@@ -354,21 +159,22 @@ export const readShell = (
     readWays(shell, (inner) => {
       forget(body, inner)
       for (const value of values.length > maxTurns ? [null] : values) {
-        if (commands > maxCommands) return
-        inner.variables.set(name, value)
+        if (isTooLong()) return
+        setVariable(inner, name, value)
         readList(body, inner)
       }
     })
   }
 
   const readBody = (node: Body, shell: Shell): void =>
-    node.type === "CompoundList" ? readList(node, shell) : readNode(node, shell)
-
-  const scan = (node: SyntaxNode, shell: Shell): void =>
-    substitutionsIn(node, (part) => void meaningIn(shell).printed(part))
+    node.type === "CompoundList"
+      ? readList(node, shell)
+      : node.type === "Script"
+        ? readScript(node, shell)
+        : readNode(node, shell)
 
   const readNode = (node: PipelineNode, shell: Shell): void => {
-    if (++commands > maxCommands) return
+    if (!counts()) return
     switch (node.type) {
       case "Command":
         return readCommand(node, shell)
@@ -387,9 +193,7 @@ export const readShell = (
             at
           )
         )
-        return withInput(shell, inputOf(node.redirects, shell, shell.input), () =>
-          readNode(node.command, shell)
-        )
+        return withInput(shell, inputOf(node.redirects, shell), () => readNode(node.command, shell))
       case "Subshell":
         return readList(node.body, copyOf(shell))
       case "BraceGroup":
@@ -408,8 +212,11 @@ export const readShell = (
       case "While":
         return readWays(shell, (inner) => {
           forget(node.body, inner)
-          readList(node.clause, inner)
-          readList(node.body, inner)
+          // What a command sets, as `read` does, is not known in the second turn.
+          for (let turn = 0; turn < 2; turn++) {
+            readList(node.clause, inner)
+            readList(node.body, inner)
+          }
         })
       case "For":
       case "Select":
@@ -418,7 +225,7 @@ export const readShell = (
         scan(node, shell)
         return readWays(shell, (inner) => {
           forget(node.body, inner)
-          readList(node.body, inner)
+          for (let turn = 0; turn < 2; turn++) readList(node.body, inner)
         })
       case "Case":
         scan(node.word, shell)
@@ -431,6 +238,9 @@ export const readShell = (
         )
       case "Function":
         shell.functions.set(node.name.value, { bodies: [node.body], certain: true })
+        // Whatever is not found calls it, with its words.
+        if (/^command_not_found_handler?$/.test(node.name.value))
+          deeper(() => readBody(node.body, { ...copyOf(shell), parameters: null }))
         return
       case "Coproc":
         return readBody(node.body, copyOf(shell))
@@ -445,11 +255,28 @@ export const readShell = (
     readList(script, shell)
   }
 
+  const { meaningIn, wordsOf, writtenAsWords, assign, inputOf, redirectsOf, outputOf, scan } = givenIn({
+    home: at.home,
+    note,
+    readScript: (script, shell) => deeper(() => readScript(script, shell))
+  })
+  const isRefused = (what: () => void, asked: boolean): boolean => {
+    const before = findings.length
+    what()
+    return findings.splice(before).some((one) => asked || one.verdict === "deny" || one === suspected)
+  }
+  const isTooLong = (): boolean => commands > maxCommands
+  const counts = (): boolean => ++commands <= maxCommands
+  const traps: Array<{ readonly text: string; readonly shell: Shell }> = []
+  const run = runIn({ at, note, traps, isRefused, deeper, counts, readScript, readBody })
+
   const shell: Shell = {
     variables: new Map<string, Text>([
       ["HOME", at.home],
       ["IFS", " \t\n"]
     ]),
+    arrays: new Map(),
+    guesses: new Map(),
     functions: new Map(),
     cwd: at.project,
     self: "bash",
@@ -457,6 +284,8 @@ export const readShell = (
     input: { _tag: "inherited" }
   }
   readScript(parse(line), shell)
-  if (commands > maxCommands) note(unseen("the command is too long to be followed"))
+  // With what their shells know at their end, too.
+  for (const { text, shell: trapped } of traps) readScript(parse(text), trapped)
+  if (isTooLong()) note(unseen("the command is too long to be followed"))
   return findings
 }

@@ -4,12 +4,28 @@
  * Variables count with the value that the line itself gave them; what the machine would say is not known, and a field with
  * such a part in it is null.
  */
-import { forEachChild, type SyntaxNode, type Word, type WordPart } from "unbash"
+import {
+  forEachChild,
+  type ParameterDefaultOperation,
+  type ParameterExpansionPart,
+  type SyntaxNode,
+  type Word,
+  type WordPart
+} from "unbash"
 import type { Text } from "../../services/ShellPath.ts"
 
 /** What a word is read in. `printed` follows whatever a part of it runs, and says what that prints, if that is known. */
 export interface Meaning {
   readonly valueOf: (name: string) => Text
+  /** The elements of an array; null: not known. */
+  readonly listOf: (name: string) => ReadonlyArray<Text> | null
+  /** Whether a default counts where a value is not known. */
+  readonly guesses: boolean
+  /** A default that an expansion sets; where it is not `certain`, only if there was no value. */
+  readonly assigned: (name: string, text: Text, certain: boolean) => void
+  /** A text that is expanded once more, as a here-document is: `${x@P}`. */
+  readonly expanded: (text: Text) => void
+  readonly cwd: Text
   /** Null: not known. */
   readonly parameters: ReadonlyArray<Text> | null
   /** IFS: what splits an unquoted value; null: not known. */
@@ -23,46 +39,86 @@ const maxFields = 64
 
 type Fields = ReadonlyArray<Text>
 
-const glue = (left: Text, right: Text): Text => (left === null || right === null ? null : left + right)
+/** What a word may come to, in letters: a line can double a value over and over. */
+const maxValue = 65_536
 
-/** Substitutions in what has no words of a command: tests, arithmetic, the operand of an expansion. */
-export const substitutionsIn = (node: SyntaxNode, found: (part: SyntaxNode) => void): void =>
+const glue = (left: Text, right: Text): Text =>
+  left === null || right === null || left.length + right.length > maxValue ? null : left + right
+
+/** Follows what is run and set in what has no words of a command: tests, arithmetic, patterns, the operand of an expansion. */
+export const effectsIn = (node: SyntaxNode, meaning: Meaning): void =>
   forEachChild(node, (child) => {
-    const is =
+    if (
       child.type === "CommandExpansion" ||
       child.type === "ProcessSubstitution" ||
       child.type === "ArithmeticCommandExpansion"
-    if (is) found(child)
-    else substitutionsIn(child, found)
+    )
+      meaning.printed(child)
+    else if (child.type === "ParameterExpansion") expansionOf(child, meaning)
+    else effectsIn(child, meaning)
   })
 
 /** A value that a shell always has: a number is none that a path could be. */
 const numeric = /^[?$!#-]$/
 
 const expansionOf = (part: WordPart, meaning: Meaning): Text => {
-  const { valueOf, printed } = meaning
+  const { valueOf } = meaning
   if (part.type === "SimpleExpansion") {
     const name = part.text.replace(/^\$/, "")
     return numeric.test(name) ? "0" : valueOf(name)
   }
   if (part.type === "ArithmeticExpansion") {
-    substitutionsIn(part, (inner) => void printed(inner))
+    effectsIn(part, meaning)
     return (
       /^\$\(\(\s*(-?\d+)\s*\)\)$/.exec(part.text)?.[1] ??
       /^\$\(\(\s*\((-?\d+)\)\s*\)\)$/.exec(part.text)?.[1] ??
       "0"
     )
   }
-  if (part.type !== "ParameterExpansion") return null
-  substitutionsIn(part, (inner) => void printed(inner))
-  if (part.operation?.type === "Replace") fieldsOf(part.operation.pattern, meaning)
+  return part.type === "ParameterExpansion" ? parameterOf(part, meaning) : null
+}
+
+const parameterOf = (part: ParameterExpansionPart, meaning: Meaning): Text => {
+  const { operation, parameter } = part
+  if (part.index !== undefined) effectsIn(part.index, meaning)
+  const value = part.prefix !== undefined ? null : valueAt(part, meaning)
+  if (operation?.type === "Default") {
+    const other = textOf(operation.operand, meaning)
+    return part.prefix === undefined ? defaultOf(parameter, value, operation.operator, other, meaning) : null
+  }
+  if (operation !== undefined) effectsIn(operation, meaning)
+  // The parser ends the pattern at the first slash, which may be one of a command's.
+  if (operation?.type === "Replace" && /\$\(|`/.test(part.text))
+    meaning.expanded(part.text.slice(2 + parameter.length, -1))
+  if (operation?.type === "Transform" && operation.operand.text.startsWith("P")) meaning.expanded(value)
   if (part.prefix === "#") return "0"
-  if (part.prefix !== undefined || part.index !== undefined) return null
-  const value = valueOf(part.parameter)
-  if (part.operation === undefined) return numeric.test(part.parameter) ? "0" : value
-  const { operation } = part
-  if (operation.type !== "Default" || value === null || value === "") return null
-  return operation.operator === "+" || operation.operator === ":+" ? null : value
+  return operation === undefined ? (numeric.test(parameter) ? "0" : value) : null
+}
+
+const valueAt = ({ parameter, index }: ParameterExpansionPart, { valueOf, listOf }: Meaning): Text => {
+  if (index === undefined) return valueOf(parameter)
+  return /^\d+$/.test(index.text) ? (listOf(parameter)?.[Number(index.text)] ?? null) : null
+}
+
+/** What `${name:-other}` and its kin come to. An empty value may be one that was never set. */
+const defaultOf = (
+  name: string,
+  value: Text,
+  operator: ParameterDefaultOperation["operator"],
+  other: Text,
+  meaning: Meaning
+): Text => {
+  const colon = operator.startsWith(":")
+  const guess = meaning.guesses ? other : null
+  switch (operator.at(-1)) {
+    case "+":
+      return value === "" && colon ? "" : value === null || value === "" ? guess : other
+    case "?":
+      return value
+    case "=":
+      if (value === null || value === "") meaning.assigned(name, other, value === "" && colon)
+  }
+  return value === "" && colon ? other : value === null || value === "" ? guess : value
 }
 
 const isExpansion = ({ type }: WordPart): boolean =>
@@ -82,6 +138,7 @@ const partText = (part: WordPart, meaning: Meaning): Text => {
       return part.value
     case "Glob":
     case "ExtendedGlob":
+      effectsIn(part, meaning)
       return part.text
     case "DoubleQuoted":
     case "LocaleString":
@@ -90,6 +147,7 @@ const partText = (part: WordPart, meaning: Meaning): Text => {
     case "ProcessSubstitution":
       return meaning.printed(part)
     case "BraceExpansion":
+      effectsIn(part, meaning)
       return null
     default:
       return expansionOf(part, meaning)
@@ -132,17 +190,22 @@ const spread = (text: string): ReadonlyArray<string> | null => {
   return null
 }
 
-/** Only a literal beginning of a word means a home. */
-const withHome = (word: Word, fields: Fields, home: Text): Fields => {
-  const user = /^~([A-Za-z_][\w-]*)?(?=\/|$)/.exec(word.text)
-  if (user === null) return fields
-  const directory = user[1] === undefined ? home : `/home/${user[1]}`
+/** Only a literal beginning of a word means a home, or a directory that the shell has been in. */
+const withHome = (word: Word, fields: Fields, { home, cwd }: Meaning): Fields => {
+  const [tilde, user, before] = /^~(?:([A-Za-z_][\w-]*)|([-+]?\d+|[-+]))?(?=\/|$)/.exec(word.text) ?? []
+  if (tilde === undefined) return fields
+  const directory =
+    before !== undefined ? (before === "+" ? cwd : null) : user === undefined ? home : homeOf(user)
   return fields.map((field) =>
-    field === null || directory === null || !field.startsWith("~")
+    field === null || !field.startsWith("~")
       ? field
-      : directory + field.slice(user[0].length)
+      : directory === null
+        ? null
+        : directory + field.slice(tilde.length)
   )
 }
+
+const homeOf = (user: string): string => (user === "root" ? "/root" : `/home/${user}`)
 
 /** In the place of what is not known, where the beginning of a word matters: a letter that no path or option has. */
 export const unknownPart = "\u{E000}"
@@ -150,24 +213,36 @@ export const unknownPart = "\u{E000}"
 /** `+REF`, `:REF`, `NAME=`. */
 const beginning = /^(?:[+:]|[A-Za-z_][\w.]*=)/
 
-/** `"$@"` alone: as many fields as there are parameters. */
-const isAllParameters = ({ parts }: Word): boolean => {
+/** `"$@"` or `"${a[@]}"` alone: as many fields as there are elements, and more where the shell splits them. */
+const elementsOf = ({ parts }: Word, meaning: Meaning): Fields | undefined => {
   const [only, ...more] = parts ?? []
-  const inner = only?.type === "DoubleQuoted" && only.parts.length === 1 ? only.parts[0] : only
-  return more.length === 0 && inner !== undefined && /^\$(?:\{?[@*]\}?)$/.test(inner.text)
+  const isQuoted = only?.type === "DoubleQuoted"
+  const inner = isQuoted && only.parts.length === 1 ? only.parts[0] : only
+  if (more.length > 0 || inner === undefined) return undefined
+  const isArray =
+    inner.type === "ParameterExpansion" &&
+    inner.prefix === undefined &&
+    inner.operation === undefined &&
+    /^[@*]$/.test(inner.index?.text ?? "")
+  if (!isArray && !/^\$(?:\{?[@*]\}?)$/.test(inner.text)) return undefined
+  const elements = (isArray ? meaning.listOf(inner.parameter) : meaning.parameters) ?? [null]
+  return isQuoted
+    ? elements
+    : elements.flatMap((one) => splitBy(one, meaning.separators)).filter((one) => one !== "")
 }
 
 /** The fields of one word; none at all where it comes to nothing. */
 export const fieldsOf = (word: Word, meaning: Meaning): Fields => {
   const { parts } = word
-  if (parts === undefined) return withHome(word, [word.value], meaning.home)
-  if (isAllParameters(word)) return meaning.parameters ?? [null]
+  if (parts === undefined) return withHome(word, [word.value], meaning)
+  const elements = elementsOf(word, meaning)
+  if (elements !== undefined) return elements
   // Each way that braces offer has its fields; the last of them goes on with the next part.
   let ways: ReadonlyArray<ReadonlyArray<Text>> = [[""]]
   for (const part of parts) {
     if (part.type === "BraceExpansion") {
       const pieces = braces(part.text)
-      if (part.parts !== undefined) for (const inner of part.parts) partText(inner, meaning)
+      effectsIn(part, meaning)
       if (pieces === null || pieces.length * ways.length > maxFields) return [null]
       ways = ways.flatMap((fields) => pieces.map((piece) => goingOn(fields, [piece])))
       continue
@@ -188,7 +263,7 @@ export const fieldsOf = (word: Word, meaning: Meaning): Fields => {
   // What an unquoted expansion leaves empty is no field.
   const expands = parts.some(isExpansion)
   const fields = ways.flat().filter((field) => field !== "" || !expands)
-  return withHome(word, fields.slice(0, maxFields), meaning.home)
+  return withHome(word, fields.slice(0, maxFields), meaning)
 }
 
 /** Any value may be split where nobody knows by what. */
@@ -215,7 +290,7 @@ export const textOf = (word: Word, meaning: Meaning): Text => {
   const [text = ""] = withHome(
     word,
     [word.parts === undefined ? word.value : quotedText(word.parts, meaning)],
-    meaning.home
+    meaning
   )
   return text
 }
