@@ -198,6 +198,7 @@ describe("HookProviderClaude", () => {
     const handler = (command: string) => ({ type: "command", command, timeout: 30 })
     assert.deepStrictEqual(settings, {
       disableAllHooks: false,
+      env: { CLAUDE_CODE_SIMPLE: "", CLAUDE_CODE_SAFE_MODE: "" },
       hooks: {
         PreToolUse: [{ matcher: "*", hooks: [{ ...handler("pre"), onFailure: "block" }] }],
         PostToolUse: [{ matcher: "*", hooks: [handler("post")] }],
@@ -215,18 +216,41 @@ describe("HookProviderClaude", () => {
         ["--settings", "{}"],
         ["--settings={}"],
         ["--bare"],
+        ["--safe-mode"],
         ["--append-system-prompt", "--", "--settings", "{}"],
         ["agents"],
+        ["--model", "sonnet", "respawn", "--all"],
+        ["-p", "agents"],
         ["mcp", "serve"],
         ["mcp", "list"],
         ["--permission-mode", "bypassPermissions"]
       ].map((args) => refusedArgument(args)?.argument ?? null),
-      [null, "--settings", "--settings", "--bare", "--settings", "agents", "mcp", null, null]
+      [
+        null,
+        "--settings",
+        "--settings",
+        "--bare",
+        "--safe-mode",
+        "--settings",
+        "agents",
+        "respawn",
+        null,
+        "mcp",
+        null,
+        null
+      ]
     )
     assert.strictEqual(refusedArgument([], { CLAUDE_CODE_SIMPLE: "1" })?.argument, "with CLAUDE_CODE_SIMPLE")
     assert.deepStrictEqual(
-      [["-p", "x"], ["--version"], ["-p", "x", "--", "--help"], ["mcp", "list"]].map(startsSession),
-      [true, false, true, false]
+      [
+        ["-p", "x"],
+        ["--version"],
+        ["-p", "x", "--", "--help"],
+        ["mcp", "list"],
+        ["auth", "-p"],
+        ["login"]
+      ].map(startsSession),
+      [true, false, true, false, true, true]
     )
   })
 

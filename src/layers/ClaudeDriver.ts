@@ -24,7 +24,8 @@ import {
   noCanary,
   proofArguments,
   proofEnvironment,
-  ranUndecided
+  ranUndecided,
+  unproven
 } from "../services/ClaudeDriver.ts"
 import { Guard } from "../services/Guard.ts"
 import { refusedArgument, startsSession } from "../services/ClaudeTerms.ts"
@@ -115,7 +116,8 @@ export const make = Effect.gen(function* () {
         allowedEvents: claudeEvents,
         attended,
         leaving,
-        heard: comparison.heard
+        heard: comparison.heard,
+        judged: comparison.judged
       })
       .pipe(Scope.provide(scope))
     return { relay, comparison }
@@ -231,7 +233,7 @@ export const make = Effect.gen(function* () {
     )
   }, Effect.uninterruptible)
 
-  const prove = Effect.fn("ClaudeDriver.prove")(function* (variables: RunVariables) {
+  const proves = Effect.fnUntraced(function* (variables: RunVariables, env: ClaudeRequest["env"]) {
     // Nobody's project: what a repository has its Claude do at a start is not done here.
     const cwd = `${settings.paths.runtime}/canary`
     yield* Effect.mapError(ensurePrivateDirectory(cwd), ungoverned)
@@ -240,16 +242,30 @@ export const make = Effect.gen(function* () {
       cwd,
       name: null,
       pty: null,
-      env: proofEnvironment,
+      env: { ...env, ...proofEnvironment },
       spawnedBy: null
     }
-    const proven = yield* Effect.acquireUseRelease(
+    return yield* Effect.acquireUseRelease(
       begin(request, variables),
       ({ answered }) => answered,
       ({ run }) => Effect.ignore(runs.end(run.id, { by: "the proof of its guard", graceMs: 0 }))
     )
+  })
+
+  const prove = Effect.fn("ClaudeDriver.prove")(function* (variables: RunVariables) {
+    const proven = yield* proves(variables, {})
     if (proven) yield* guard.mend("claude")
     return proven
+  })
+
+  /** A call of the first second is made before a canary is missed, so hooks that nobody has seen are tried before. */
+  const start = Effect.fnUntraced(function* (request: ClaudeRequest, given: RunVariables) {
+    const refused = refusedArgument(request.args, { ...withoutNamed(given, request), ...request.env })
+    if (refused !== null) return yield* refused
+    const { claude } = yield* guard.states
+    if (claude._tag !== "proven" && startsSession(request.args) && !(yield* proves(given, request.env)))
+      return yield* new ClaudeUngoverned({ detail: unproven })
+    return (yield* begin(request, given)).run
   })
 
   /** The run of a session, where its gateway died before it noted which: the one that was given its relay's record. */
@@ -272,6 +288,8 @@ export const make = Effect.gen(function* () {
           ? null
           : yield* runs.find(runId).pipe(Effect.catchTag("RunNotFound", () => Effect.succeed(null)))
       if (known === null || isOver(known)) return yield* forget
+      // What it did without a gateway counts too.
+      yield* comparison.begun(known.createdAt)
       const seen = yield* Effect.orElseSucceed(audit.hasHook(left.relayId), () => false)
       // Its time begins anew: nobody could answer it meanwhile.
       const canaryBy =
@@ -295,7 +313,7 @@ export const make = Effect.gen(function* () {
   yield* Effect.forEach(left, takeUp, { discard: true })
 
   return ClaudeDriver.of({
-    start: (request, variables) => Effect.map(begin(request, variables), ({ run }) => run),
+    start,
     prove,
     live: Effect.sync(() => [...live.values()])
   })

@@ -92,24 +92,37 @@ const Absolute = Schema.String.check(Schema.isStartingWith("/"), Schema.isMaxLen
 const decodeTranscripts = Schema.decodeUnknownOption(
   Schema.Struct({
     transcript_path: Schema.optionalKey(Absolute),
+    agent_id: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^[\w-]{1,64}$/))),
     agent_transcript_path: Schema.optionalKey(Absolute)
   })
 )
+
+/** Claude names it at a sub-agent's stop; here is where it lies before. */
+const agentTranscript = (own: string | undefined, agent: string | undefined): string | undefined =>
+  own === undefined || agent === undefined
+    ? undefined
+    : `${own.replace(/\.jsonl$/, "")}/subagents/agent-${agent}.jsonl`
 
 /** Where a payload says that the session, or a sub-agent of it, is written down. */
 export const transcriptsOf = (raw: unknown): ReadonlyArray<string> =>
   Option.match(decodeTranscripts(raw), {
     onNone: () => [],
-    onSome: ({ transcript_path: own, agent_transcript_path: agent }) =>
-      [own, agent].filter((file) => file !== undefined)
+    onSome: ({ transcript_path: own, agent_id: agent, agent_transcript_path: told }) =>
+      [own, agentTranscript(own, agent), told].filter((file) => file !== undefined)
   })
 
 /** What a session is started with that is to prove its hooks and nothing else: no model is at the discard port. */
 export const proofEnvironment: Readonly<Record<string, string>> = {
   ANTHROPIC_BASE_URL: "http://127.0.0.1:9",
   ANTHROPIC_API_KEY: "none",
-  CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1"
+  CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: "1",
+  CLAUDE_CODE_MAX_RETRIES: "0"
 }
+
+/** Why a session is not started whose like was not seen to call its hooks. */
+export const unproven =
+  "none of its hooks answered in a session that could reach no model; an administrator's settings may allow only their own (allowManagedHooksOnly, disableAllHooks)"
+
 export const proofArguments = ["-p", "holdfast guard canary"]
 
 export class ClaudeDriver extends Context.Service<

@@ -8,6 +8,7 @@
  */
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import { refusedVariables } from "./ClaudeTerms.ts"
 import {
   allowPermission,
   callerOf,
@@ -176,7 +177,8 @@ export const timeoutSeconds = (event: HookEventName, configuredMs: number): numb
 }
 
 /**
- * The value of `--settings` for a session under a relay. `disableAllHooks: false` holds against a project that sets it; one
+ * The value of `--settings` for a session under a relay. `disableAllHooks: false` holds against a project that sets it, and the
+ * variables against a user's settings; one
  * handler that Claude does not understand would drop all of it without a word, so there is nothing in it but these.
  */
 export const settingsOf = (
@@ -185,6 +187,8 @@ export const settingsOf = (
 ): string =>
   JSON.stringify({
     disableAllHooks: false,
+    // Over a settings file of the user's, and over the environment that it was started with.
+    env: Object.fromEntries(refusedVariables.map((name) => [name, ""])),
     hooks: Object.fromEntries(
       claudeEvents.flatMap((event) => {
         const command = commands[event]

@@ -70,23 +70,35 @@ const stateWords = (run: RunInfo): string => `${run.state.toLowerCase()}${run.wa
 
 /** The hooks of a governed session are none of what its person typed. */
 const typed = (args: ReadonlyArray<string>): ReadonlyArray<string> =>
-  args[0] === "--settings" && args[1]?.startsWith('{"disableAllHooks":false,"hooks":') === true
-    ? args.slice(2)
-    : args
+  args[0] === "--settings" && args[1]?.startsWith('{"disableAllHooks":false,') === true ? args.slice(2) : args
 
 const commandWords = ({ command, args }: RunInfo["spec"]): string =>
   oneLine([command, ...typed(args)].map(quoted).join(" "), 80)
 
 /** `all`: with how each ended. */
-export const runs = ({ runs, turns, now }: RunList, all: boolean): string => {
-  if (runs.length === 0 && turns.length === 0)
+export const runs = ({ runs, turns, now, away = [] }: RunList, all: boolean): string => {
+  if (runs.length === 0 && turns.length === 0 && away.length === 0)
     return all ? "there is no run" : "no run is live; `holdfast ps -a` shows those that ended"
   const none = "-"
-  return table([
-    ["ID", "NAME", "STATE", "AGE", "PID", "ATTEMPT", "SCOPE", ...(all ? ["END"] : []), "COMMAND"],
+  const elsewhere = runs.some(({ run }) => run.node !== undefined)
+  const onNode = (name: string | undefined): ReadonlyArray<string> => (elsewhere ? [name ?? none] : [])
+  const rows = table([
+    [
+      "ID",
+      "NAME",
+      ...(elsewhere ? ["NODE"] : []),
+      "STATE",
+      "AGE",
+      "PID",
+      "ATTEMPT",
+      "SCOPE",
+      ...(all ? ["END"] : []),
+      "COMMAND"
+    ],
     ...turns.map((turn) => [
       turn.runId,
       none,
+      ...onNode(undefined),
       "turn",
       formatAge(Math.max(0, now - turn.startedAt)),
       none,
@@ -98,6 +110,7 @@ export const runs = ({ runs, turns, now }: RunList, all: boolean): string => {
     ...runs.map(({ short, run }) => [
       short,
       run.spec.name ?? none,
+      ...onNode(run.node),
       stateWords(run),
       formatAge(Math.max(0, now - run.createdAt)),
       run.leader === null || run.endedAt !== null ? none : String(run.leader.pid),
@@ -107,6 +120,10 @@ export const runs = ({ runs, turns, now }: RunList, all: boolean): string => {
       commandWords(run.spec)
     ])
   ])
+  return [
+    rows,
+    ...away.map((name) => `the node ${oneLine(name, 64)} did not answer; its runs are not shown`)
+  ].join("\n")
 }
 
 /** What a reader is told where bytes are kept no more. */

@@ -24,6 +24,7 @@ const Block = Schema.Struct({
 })
 const Line = Schema.Struct({
   type: Schema.Literal("user"),
+  timestamp: Schema.optionalKey(Schema.String),
   message: Schema.Struct({ content: Schema.Array(Schema.Unknown) })
 })
 const isLine = Schema.is(Line)
@@ -33,15 +34,15 @@ const isBlock = Schema.is(Block)
 const hasRun = ({ is_error: failed, content }: typeof Block.Type): boolean =>
   failed !== true || (typeof content === "string" && /^Exit code \d/.test(content))
 
-/** Ids of calls that were made, of one line. */
-const callsIn = (line: string): ReadonlyArray<string> => {
+/** Ids of calls that were made since, of one line. What a session goes on with, or was forked from, keeps its times. */
+const callsIn = (line: string, sinceMs: number): ReadonlyArray<string> => {
   let parsed: unknown
   try {
     parsed = JSON.parse(line)
   } catch {
     return []
   }
-  if (!isLine(parsed)) return []
+  if (!isLine(parsed) || Date.parse(parsed.timestamp ?? "") < sinceMs) return []
   return parsed.message.content
     .filter(isBlock)
     .filter(hasRun)
@@ -59,16 +60,13 @@ const bounded = <A>(work: () => Promise<A>, otherwise: A): Effect.Effect<A> =>
     Effect.orElseSucceed(() => otherwise)
   )
 
-/** How much of a file is there already: what was done before anybody governed it. */
-export const transcriptSize = (file: string): Effect.Effect<number> => bounded(() => sizeOf(file), 0)
-
 interface Slice {
   readonly calls: ReadonlyArray<string>
   /** Behind the last whole line. */
   readonly offset: number
 }
 
-const readSlice = async (file: string, offset: number): Promise<Slice | null> => {
+const readSlice = async (file: string, offset: number, sinceMs: number): Promise<Slice | null> => {
   const handle = await fs.promises.open(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
   try {
     const stats = await handle.stat()
@@ -77,23 +75,27 @@ const readSlice = async (file: string, offset: number): Promise<Slice | null> =>
     const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset)
     const end = buffer.lastIndexOf(10, bytesRead - 1)
     if (end < 0) return bytesRead < sliceBytes ? null : { calls: [], offset: offset + bytesRead }
-    const calls = buffer.toString("utf8", 0, end).split("\n").flatMap(callsIn)
+    const calls = buffer
+      .toString("utf8", 0, end)
+      .split("\n")
+      .flatMap((line) => callsIn(line, sinceMs))
     return { calls: [...new Set(calls)], offset: offset + end + 1 }
   } finally {
     await handle.close()
   }
 }
 
-/** Tells each call that was made since `offset`; gives where the next look begins. It moves only past what was taken. */
+/** Tells each call behind `from` that was made since; gives where the next look begins. It moves only past what was taken. */
 export const readTranscript = Effect.fnUntraced(function* <E>(
   file: string,
   from: number,
+  sinceMs: number,
   take: (callId: string) => Effect.Effect<void, E>
 ) {
   // One that is shorter now is another file.
-  let offset = from <= (yield* transcriptSize(file)) ? from : 0
+  let offset = from <= (yield* bounded(() => sizeOf(file), 0)) ? from : 0
   for (let slices = 0; slices < maxSlices; slices++) {
-    const slice = yield* bounded(() => readSlice(file, offset), null)
+    const slice = yield* bounded(() => readSlice(file, offset, sinceMs), null)
     if (slice === null) break
     yield* Effect.forEach(slice.calls, take, { discard: true })
     offset = slice.offset
