@@ -7,7 +7,7 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as TestClock from "effect/testing/TestClock"
 import { type AgentEvent, type AgentRunError, attachGraceMs } from "../src/services/AgentDriver.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
 import {
   asks,
   cleanup,

@@ -8,7 +8,7 @@ import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
 import { TestClock } from "effect/testing"
 import { HookIncident, HooksUnverified, RunFailed, TurnTimeout } from "../src/services/AgentDriver.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
 import {
   cleanup,
   asks,

@@ -7,8 +7,10 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
-import { borrow, held, infos, Lease, Login, pass, settle, states } from "./support/AppServerLease.ts"
-import { FakeAppServer, living } from "./support/AppServerProcess.ts"
+import { borrow, held, infos, Lease, states } from "./support/AppServerLease.ts"
+import { FakeAppServer, living } from "../src/testing/AppServerProcess.ts"
+import { FakeCodexAuth } from "../src/testing/CodexAuth.ts"
+import { pass, settle } from "../src/testing/VirtualTime.ts"
 
 describe("AppServerLease, with another login", () => {
   it.effect(
@@ -16,9 +18,9 @@ describe("AppServerLease, with another login", () => {
     () =>
       Effect.gen(function* () {
         const fake = yield* FakeAppServer
-        const login = yield* Login
+        const login = yield* FakeCodexAuth
         const [one, two] = [yield* held({ runId: "one" }), yield* held({ runId: "two" })]
-        login.identity = "somebody else"
+        yield* login.logsIn("somebody else")
         const three = yield* held({ runId: "three" })
         yield* settle
         assert.notStrictEqual(three.connection.pid, one.connection.pid)
@@ -39,12 +41,12 @@ describe("AppServerLease, with another login", () => {
   it.effect("the old login again gets the child it had, as long as somebody holds that", () =>
     Effect.gen(function* () {
       const fake = yield* FakeAppServer
-      const login = yield* Login
+      const login = yield* FakeCodexAuth
       const first = yield* held()
-      login.identity = "somebody else"
+      yield* login.logsIn("somebody else")
       yield* Effect.scoped(borrow())
       yield* settle
-      login.identity = "somebody"
+      yield* login.logsIn("somebody")
       assert.strictEqual((yield* held()).connection, first.connection)
       yield* settle
       assert.deepStrictEqual(yield* states, ["Ready", "Absent"])
@@ -57,12 +59,12 @@ describe("AppServerLease, with another login", () => {
     () =>
       Effect.gen(function* () {
         const fake = yield* FakeAppServer
-        const login = yield* Login
+        const login = yield* FakeCodexAuth
         const gate = yield* Deferred.make<void>()
         fake.startsWaitFor(gate)
         const first = yield* Effect.forkChild(held())
         yield* settle
-        login.identity = "somebody else"
+        yield* login.logsIn("somebody else")
         const second = yield* Effect.forkChild(held())
         yield* settle
         yield* Deferred.succeed(gate, undefined)
@@ -77,21 +79,21 @@ describe("AppServerLease, with another login", () => {
 
   it.effect("logins whose child is gone make room for others; nine in use at once are one too many", () =>
     Effect.gen(function* () {
-      const login = yield* Login
+      const login = yield* FakeCodexAuth
       for (let day = 0; day < 20; day++) {
-        login.identity = `of day ${day}`
+        yield* login.logsIn(`of day ${day}`)
         yield* Effect.scoped(borrow())
         yield* pass("30 seconds")
       }
       assert.strictEqual((yield* states).length, 8)
       for (let day = 20; day < 28; day++) {
-        login.identity = `of day ${day}`
+        yield* login.logsIn(`of day ${day}`)
         yield* held()
       }
-      login.identity = "one too many"
+      yield* login.logsIn("one too many")
       const error = yield* Effect.flip(Effect.scoped(borrow()))
       assert.include(error.message, "8 other logins are still in use")
-      login.identity = "of day 27"
+      yield* login.logsIn("of day 27")
       yield* Effect.scoped(borrow())
     }).pipe(Effect.provide(Lease))
   )

@@ -5,8 +5,9 @@ import * as Fiber from "effect/Fiber"
 import { LeaseCircuitOpen, LeaseTimeout } from "../src/services/AppServerFailure.ts"
 import { AppServerLease } from "../src/services/AppServerLease.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
-import { borrow, faults, held, Lease, onlyInfo, pass, settle, states } from "./support/AppServerLease.ts"
-import { FakeAppServer, living, lostOf, unavailable } from "./support/AppServerProcess.ts"
+import { borrow, faults, held, Lease, onlyInfo, states } from "./support/AppServerLease.ts"
+import { FakeAppServer, living, lostOf, unavailable } from "../src/testing/AppServerProcess.ts"
+import { pass, settle } from "../src/testing/VirtualTime.ts"
 
 describe("AppServerLease", () => {
   it.effect("fifty borrowers at once share one child, which outlives the last by the idle grace", () =>

@@ -11,7 +11,7 @@ import {
   render
 } from "../src/services/ApprovalBoard.ts"
 import type { Approval } from "../src/services/Approvals.ts"
-import { approval, person } from "./support/Approvals.ts"
+import { approval, person } from "../src/testing/Approvals.ts"
 
 const denied: Approval["state"] = { _tag: "denied", by: person, note: null, at: 0 }
 

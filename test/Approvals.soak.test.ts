@@ -19,8 +19,8 @@ import {
   type AskRequest,
   type Outcome
 } from "../src/services/Approvals.ts"
-import { facts, person, request } from "./support/Approvals.ts"
-import { layerMemory } from "./support/Database.ts"
+import { facts, person, request } from "../src/testing/Approvals.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
 import { random } from "./support/random.ts"
 
 /** The least that the full hunt has to run. */

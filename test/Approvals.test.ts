@@ -16,9 +16,9 @@ import {
   maxPerWindow,
   onceHoldsMs
 } from "../src/services/Approvals.ts"
-import { settle } from "./support/AppServerLease.ts"
-import { facts, layerReal, person, request } from "./support/Approvals.ts"
-import { layerMemory } from "./support/Database.ts"
+import { facts, layer as layerReal, person, request } from "../src/testing/Approvals.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
+import { settle } from "../src/testing/VirtualTime.ts"
 
 const once: Answer = { _tag: "allow-once" }
 const session: Answer = { _tag: "allow-session" }

@@ -13,7 +13,7 @@ import {
   startCheck,
   type Stored
 } from "../src/services/AuditChain.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
 
 const hash = (text: string): string => crypto.hash("sha256", text, "base64url")
 

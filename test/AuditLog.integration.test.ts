@@ -9,7 +9,7 @@ import { layer } from "../src/layers/AuditLog.ts"
 import { layer as layerDatabase } from "../src/layers/Database.ts"
 import { AuditLog } from "../src/services/AuditLog.ts"
 import { Settings } from "../src/services/Settings.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
 
 const scratch = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(join(tmpdir(), "holdfast-audit-"))),

@@ -20,14 +20,16 @@ import {
   maxTailRows
 } from "../src/services/AuditLog.ts"
 import { migrations } from "../src/services/Database.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
+import * as Redaction from "../src/layers/Redaction.ts"
 import { Settings } from "../src/services/Settings.ts"
-import { layerEmpty, layerMemory } from "./support/Database.ts"
+import { layer as layerMemory, layerEmpty } from "../src/testing/Database.ts"
 
 const Log = layer.pipe(Layer.provideMerge(layerMemory))
 
 /** Of a gateway with a credential in its environment that looks like nothing. */
 const LogWithSecret = Log.pipe(
+  Layer.provide(Redaction.layer),
   Layer.provide(
     Layer.effect(
       Settings,

@@ -14,7 +14,7 @@ import {
   maxRecordBytes,
   type PublishSpec
 } from "../src/layers/BridgeStore.ts"
-import { FakeProcessIdentity } from "./support/ProcessIdentity.ts"
+import { FakeProcessIdentity } from "../src/testing/ProcessIdentity.ts"
 import {
   gatewayA,
   gatewayB,

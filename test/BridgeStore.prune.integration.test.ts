@@ -23,7 +23,7 @@ import {
   ttlMs,
   World
 } from "./support/bridgeFiles.ts"
-import { FakeProcessIdentity, identity } from "./support/ProcessIdentity.ts"
+import { FakeProcessIdentity, identity } from "../src/testing/ProcessIdentity.ts"
 
 const owned = (identity: Identity, expiresAt = 1000): string =>
   textOf(record({ owner: { epoch: "epoch-x", identity }, expiresAt }))

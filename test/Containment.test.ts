@@ -15,7 +15,7 @@ import {
 } from "../src/services/Containment.ts"
 import type { MarkRange } from "../src/services/InstanceMark.ts"
 import type { Verdict } from "../src/services/ProcessIdentity.ts"
-import { identity } from "./support/ProcessIdentity.ts"
+import { identity } from "../src/testing/ProcessIdentity.ts"
 
 describe("Containment of a run whose marked processes are gone", () => {
   it("tells holes and ghosts from those whose mark the run cannot have given them", () => {

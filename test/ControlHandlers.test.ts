@@ -16,9 +16,9 @@ import { Keeper } from "../src/services/Keeper.ts"
 import { Policy } from "../src/services/Policy.ts"
 import { RelayRegistry } from "../src/services/RelayRegistry.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
-import { approval } from "./support/Approvals.ts"
-import { entry } from "./support/AuditLog.ts"
-import { layer as layerEpoch } from "./support/Epoch.ts"
+import { approval } from "../src/testing/Approvals.ts"
+import { entry } from "../src/testing/AuditLog.ts"
+import { layer as layerEpoch } from "../src/testing/Epoch.ts"
 import { lease, status } from "./support/Report.ts"
 
 const row = (seq: number): AuditRow => ({ ...entry, seq, at: seq })
@@ -41,7 +41,7 @@ const handlersWith = Effect.fnUntraced(function* (services: {
     Layer.mock(SupervisionTree, {}),
     Layer.mock(Shutdown, {}),
     Layer.mock(Keeper, { reconciled: [], info: Effect.succeed(status().keeper) }),
-    layerEpoch()
+    layerEpoch
   ])
 })
 

@@ -8,7 +8,7 @@ import { ConstraintError, SqlError, UniqueViolation } from "effect/sql/SqlError"
 import * as TestClock from "effect/testing/TestClock"
 import { migrate, UnknownMigration } from "../src/layers/internal/nodeSqlite.ts"
 import { DatabaseError, migrations, pendingMigrations } from "../src/services/Database.ts"
-import { layerMemory } from "./support/Database.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
 
 const names = (list: ReadonlyArray<{ readonly name: string }>) => list.map(({ name }) => name)
 

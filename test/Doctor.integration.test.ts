@@ -13,8 +13,8 @@ import { InstanceMark, type Marked, MarkUnavailable } from "../src/services/Inst
 import { resolvePaths, Settings } from "../src/services/Settings.ts"
 import { Syscalls } from "../src/services/Syscalls.ts"
 import { makeHome, type TestHome } from "./support/codex.ts"
-import { range } from "./support/InstanceMark.ts"
-import { identity, layer as layerIdentity } from "./support/ProcessIdentity.ts"
+import { range } from "../src/testing/InstanceMark.ts"
+import { identity, layer as layerIdentity } from "../src/testing/ProcessIdentity.ts"
 
 interface Machine {
   readonly runtimeDir?: string
@@ -65,7 +65,7 @@ const checksOf = Effect.fnUntraced(function* (home: TestHome, machine: Machine =
   })
   return yield* Effect.provide(
     Effect.flatMap(Doctor, ({ checks }) => checks),
-    layer.pipe(Layer.provide(Layer.mergeAll(codex, mark, config, syscalls, layerIdentity())))
+    layer.pipe(Layer.provide(Layer.mergeAll(codex, mark, config, syscalls, layerIdentity)))
   )
 })
 

@@ -23,12 +23,12 @@ import {
   rangeOf
 } from "../src/services/InstanceMark.ts"
 import type { Identity, Verdict } from "../src/services/ProcessIdentity.ts"
-import { layerMemory } from "./support/Database.ts"
-import { record } from "./support/Epoch.ts"
-import { FakeInstanceMark, layer as layerMarks, range } from "./support/InstanceMark.ts"
-import { FakeProcessIdentity, identity, layer as layerIdentity } from "./support/ProcessIdentity.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
+import { record } from "../src/testing/Epoch.ts"
+import { FakeInstanceMark, layer as layerMarks, range } from "../src/testing/InstanceMark.ts"
+import { FakeProcessIdentity, identity, layer as layerIdentity } from "../src/testing/ProcessIdentity.ts"
 
-const world = Layer.mergeAll(layerMemory, layerMarks, layerIdentity())
+const world = Layer.mergeAll(layerMemory, layerMarks, layerIdentity)
 
 /** One life: the layer built in a scope of its own, which is closed after use. */
 const life = <A, E, R>(use: Effect.Effect<A, E, R>) => Effect.provide(use, Layer.fresh(layer))

@@ -21,7 +21,7 @@ import { bodyDeadlineMs, HookRelay, maxConnections } from "../src/services/HookR
 import { denyText } from "../src/services/HookWire.ts"
 import { resolve, Settings } from "../src/services/Settings.ts"
 import { temporaryDirectory } from "./support/HookGateway.ts"
-import { allowed, denied, FakeRelays, layerFake } from "./support/RelayRegistry.ts"
+import { allowed, denied, FakeRelays, layer as layerRelays } from "../src/testing/RelayRegistry.ts"
 
 const maxBodyBytes = 2000
 
@@ -58,7 +58,7 @@ const epoch = Layer.succeed(Epoch, {
 
 const serverIn = (home: string) =>
   layer.pipe(
-    Layer.provideMerge([layerFake, Syscalls.layer]),
+    Layer.provideMerge([layerRelays, Syscalls.layer]),
     Layer.provide(epoch),
     Layer.provide(Layer.succeed(Settings, settingsIn(home)))
   )

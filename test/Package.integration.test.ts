@@ -2,111 +2,32 @@
  * The package as a stranger gets it: packed from a copy of the working tree, installed by npm into an empty project, used
  * with nothing but what npm put there. Needs the registry, or npm's cache of it.
  */
-import { assert, describe, it, layer } from "@effect/vitest"
-import * as Context from "effect/Context"
+import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as childProcess from "node:child_process"
 import * as fs from "node:fs"
-import * as http from "node:http"
-import type { AddressInfo } from "node:net"
-import * as os from "node:os"
 import * as path from "node:path"
-import { eventually, run } from "./support/gateway.ts"
-
-const root = path.resolve(import.meta.dirname, "..")
+import { run } from "./support/gateway.ts"
+import { carriers, withInEnvironment } from "./support/markedProcesses.ts"
+import {
+  begin,
+  effectVersion,
+  filesIn,
+  makeStranger,
+  npm,
+  npmEnv,
+  plainEnv,
+  readJson,
+  root,
+  startRegistry,
+  Stranger,
+  temporary,
+  withoutWarnings
+} from "./support/stranger.ts"
 
 /** The design's bounds for the package with everything it needs, effect included. */
 const maxPackages = 60
 const maxInstalledBytes = 130_000_000
-
-const temporary = (prefix: string) =>
-  Effect.acquireRelease(
-    Effect.sync(() => fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), prefix)))),
-    (directory) =>
-      Effect.promise(() => fs.promises.rm(directory, { recursive: true, force: true, maxRetries: 5 }))
-  )
-
-/** The machine's own npm on its own Node, not on the repository's; npm's settings stay, what an outer script says goes. */
-const npmEnv: Readonly<Record<string, string>> = Object.fromEntries(
-  Object.entries({
-    ...process.env,
-    PATH: (process.env["PATH"] ?? "")
-      .split(":")
-      .filter((directory) => !directory.endsWith("node_modules/.bin"))
-      .join(":"),
-    NO_PROXY: "127.0.0.1"
-  }).filter(
-    (entry): entry is [string, string] =>
-      entry[1] !== undefined && !/^(npm_(?!config_)|npm_config_local_prefix|HOLDFAST_)/.test(entry[0])
-  )
-)
-
-/** For what a stranger runs: a shell's variables, and a Node that is new enough. */
-const plainEnv = { PATH: `${path.dirname(process.execPath)}:/usr/bin:/bin`, HOME: os.homedir() }
-
-const npm = Effect.fnUntraced(function* (cwd: string, ...args: ReadonlyArray<string>) {
-  const ran = yield* run("npm", [...args, "--no-audit", "--no-fund", "--loglevel=error"], {
-    env: npmEnv,
-    cwd
-  })
-  if (ran.code !== 0) return yield* Effect.die(new Error(`npm ${args.join(" ")}: ${ran.stderr}`))
-  return ran.stdout
-})
-
-/** What git would put in a commit now, and links to the packages that are installed here. */
-const copyRepository = Effect.fnUntraced(function* (to: string) {
-  const listed = yield* run("git", ["ls-files", "-co", "--exclude-standard", "-z"], {
-    env: npmEnv,
-    cwd: root
-  })
-  const files = listed.stdout
-    .split("\0")
-    .filter((file) => file !== "" && fs.existsSync(path.join(root, file)))
-  if (files.length === 0) return yield* Effect.die(new Error(`git lists no files: ${listed.stderr}`))
-  for (const file of files) fs.cpSync(path.join(root, file), path.join(to, file))
-  fs.mkdirSync(path.join(to, "node_modules"))
-  for (const name of fs.readdirSync(path.join(root, "node_modules")))
-    if (name !== ".cache")
-      fs.symlinkSync(path.join(root, "node_modules", name), path.join(to, "node_modules", name))
-})
-
-const readJson = (file: string) => JSON.parse(fs.readFileSync(file, "utf8"))
-
-const filesIn = (directory: string): ReadonlyArray<string> =>
-  fs
-    .readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => !entry.isDirectory())
-    .map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
-
-class Stranger extends Context.Service<
-  Stranger,
-  {
-    readonly repository: string
-    readonly tarball: string
-    readonly manifestBefore: Buffer
-    /** An empty project that has installed the tarball and, as an Effect program would, effect itself. */
-    readonly project: string
-  }
->()("test/Stranger") {}
-
-const makeStranger = Effect.gen(function* () {
-  const place = yield* temporary("hf-package-")
-  const repository = path.join(place, "repository")
-  const project = path.join(place, "project")
-  yield* copyRepository(repository)
-  const manifestBefore = fs.readFileSync(path.join(repository, "package.json"))
-  yield* npm(repository, "pack", "--pack-destination", place)
-  const tarball = path.join(
-    place,
-    fs.readdirSync(place).find((name) => name.endsWith(".tgz"))!
-  )
-  fs.mkdirSync(project)
-  fs.writeFileSync(path.join(project, "package.json"), '{"private":true,"type":"module"}')
-  const { effect } = readJson(path.join(repository, "package.json")).dependencies
-  yield* npm(project, "install", "--prefer-offline", tarball, `effect@${effect}`)
-  return { repository, tarball, manifestBefore, project }
-})
 
 const seconds = 60_000
 
@@ -126,14 +47,10 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
     })
 
     /** A file of the stranger's own, run by Node without any flag. */
-    const program = Effect.fnUntraced(function* (name: string, text: string, env = {}) {
+    const program = Effect.fnUntraced(function* (name: string, env = {}) {
       const { project } = yield* Stranger
-      fs.writeFileSync(path.join(project, name), text)
       const ran = yield* run(process.execPath, [name], { env: { ...plainEnv, ...env }, cwd: project })
-      assert.deepStrictEqual(
-        [ran.code, ran.stderr.replace(/.*(Experimental|--trace-warnings).*\n/g, "")],
-        [0, ""]
-      )
+      assert.deepStrictEqual([ran.code, withoutWarnings(ran.stderr)], [0, ""])
       return ran.stdout
     })
 
@@ -149,7 +66,8 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
       Effect.gen(function* () {
         const { manifestBefore, project } = yield* Stranger
         const ours = JSON.parse(manifestBefore.toString())
-        const { name, version, description, license, type, engines, dependencies, bin, files, exports } = ours
+        const { name, version, description, license, type, engines, dependencies, peerDependencies } = ours
+        const { bin, files, exports } = ours
         assert.deepStrictEqual(readJson(path.join(project, "node_modules/holdfast/package.json")), {
           name,
           version,
@@ -158,6 +76,7 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
           type,
           engines,
           dependencies,
+          peerDependencies,
           bin,
           files,
           exports
@@ -165,10 +84,15 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
       })
     )
 
-    it.effect("it holds the programs, the library with its types, and nothing else", () =>
+    it.effect("it holds the programs, without a fake, the library with its types, and nothing else", () =>
       Effect.gen(function* () {
         const { project } = yield* Stranger
-        const library = /^dist\/library\/(services|layers|layers\/internal)\/\w+\.(js|d\.ts)$/
+        const programs = filesIn(path.join(project, "node_modules/holdfast/dist"))
+          .filter((file) => /^[\w-]+\.[mc]js$/.test(file))
+          .map((file) => fs.readFileSync(path.join(project, "node_modules/holdfast/dist", file), "utf8"))
+        assert.isAbove(programs.length, 0)
+        assert.isFalse(programs.some((text) => text.includes("holdfast/testing")))
+        const library = /^dist\/library\/(services|layers|layers\/internal|testing)\/\w+\.(js|d\.ts)$/
         assert.deepStrictEqual(
           filesIn(path.join(project, "node_modules/holdfast"))
             .filter((file) => !library.test(file) && !/^dist\/chunk-[\w-]+\.mjs$/.test(file))
@@ -203,12 +127,13 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
             installed.map((at) => at.slice("node_modules/".length)).filter((name) => ofOurs.test(name)),
             []
           )
+          const files = filesIn(modules)
           assert.deepStrictEqual(
-            installed.filter((at) => /(^|\/)node_modules\/effect$/.test(at)),
-            ["node_modules/effect"]
+            files.filter((file) => /(^|\/node_modules\/)effect\/package\.json$/.test(file)),
+            ["effect/package.json"]
           )
           assert.isAtMost(installed.length, maxPackages)
-          const bytes = filesIn(modules).reduce(
+          const bytes = files.reduce(
             (sum, file) => sum + fs.lstatSync(path.join(modules, file)).blocks * 512,
             0
           )
@@ -247,18 +172,54 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
     )
 
     it.effect(
-      "a gateway of the installed package becomes ready, answers, and is ended by down",
+      "npm brings effect along where nobody has asked for it, as for a command",
+      () =>
+        Effect.gen(function* () {
+          const { tarball } = yield* Stranger
+          const prefix = yield* temporary("hf-g-")
+          fs.mkdirSync(path.join(prefix, "lib"))
+          const plan = yield* npm(
+            prefix,
+            "install",
+            "-g",
+            "--prefix",
+            prefix,
+            "--dry-run",
+            "--prefer-offline",
+            tarball
+          )
+          assert.deepStrictEqual(
+            plan.split("\n").filter((line) => / effect /.test(line)),
+            [`add effect ${effectVersion}`]
+          )
+        }),
+      seconds
+    )
+
+    it.effect(
+      "a gateway of the installed package needs no effect: it becomes ready, runs a command, and is ended by down",
       () =>
         Effect.gen(function* () {
           const { project } = yield* Stranger
+          const alone = yield* temporary("hf-n-")
+          fs.cpSync(path.join(project, "node_modules/holdfast/dist"), path.join(alone, "dist"), {
+            recursive: true
+          })
+          fs.mkdirSync(path.join(alone, "node_modules"))
+          for (const name of ["koffi", "node-pty"])
+            fs.symlinkSync(path.join(project, "node_modules", name), path.join(alone, "node_modules", name))
           const env = {
             ...plainEnv,
             HOLDFAST_HOME: yield* temporary("hf-h-"),
             HOLDFAST_RUNTIME_DIR: yield* temporary("hf-r-"),
             HOLDFAST_LOG_LEVEL: "warn"
           }
-          const gateway = yield* startInstalled(path.join(project, "node_modules/.bin/holdfast"), env)
+          const command = path.join(alone, "dist/holdfast.sh")
+          const gateway = yield* begin(command, ["up"], { env, cwd: alone })
+          assert.match(gateway.said, /^holdfast: ready, pid \d+/)
           assert.strictEqual((yield* holdfast(["status"], env)).code, 0)
+          const ran = yield* run(command, ["run", "--", "printf", "hello"], { env, cwd: alone })
+          assert.deepStrictEqual([ran.code, ran.stdout], [0, "hello"])
           const down = yield* holdfast(["down"], env)
           assert.deepStrictEqual([down.code, down.stderr], [0, ""])
           assert.deepStrictEqual(yield* gateway.ended, { code: 0, signal: null, stderr: "" })
@@ -267,13 +228,12 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
     )
 
     it.effect(
-      "an Effect program runs a layer under its own effect, and the record is there just as long",
+      "a certificate is made without a package that only this repository has",
       () =>
         Effect.gen(function* () {
           const home = yield* temporary("hf-h-")
-          const out = yield* program("embed.mjs", embedding, { HOLDFAST_HOME: home })
-          assert.match(out, /^(\/\S+\/bridges\/[0-9a-f]{32}) 600\ngone\n$/)
-          assert.isTrue(out.startsWith(home))
+          const out = yield* program("certificate.mjs", { HOLDFAST_HOME: home })
+          assert.strictEqual(out, "-----BEGIN CERTIFICATE-----\n")
         }),
       seconds
     )
@@ -282,8 +242,9 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
       "every entry can be imported, one with a layer gives make and layer too, and nothing behind them",
       () =>
         Effect.gen(function* () {
-          const out = yield* program(
-            "entries.mjs",
+          const { project } = yield* Stranger
+          fs.writeFileSync(
+            path.join(project, "entries.mjs"),
             `import manifest from "holdfast/package.json" with { type: "json" }
           const bad = []
           for (const [entry, { default: file }] of Object.entries(manifest.exports)) {
@@ -295,13 +256,14 @@ layer(Layer.effect(Stranger, makeStranger), { excludeTestServices: true, timeout
           const inside = await import("holdfast/dist/library/layers/internal/atomicFile.js").catch(({ code }) => code)
           console.log(JSON.stringify([bad, inside]))`
           )
+          const out = yield* program("entries.mjs")
           assert.deepStrictEqual(JSON.parse(out), [[], "ERR_PACKAGE_PATH_NOT_EXPORTED"])
         }),
       seconds
     )
 
     it.effect(
-      "every entry has types that a strict compiler takes, down to the last library",
+      "every entry has types that a strict compiler takes, down to the last library, and so has who uses them",
       () =>
         Effect.gen(function* () {
           const { project, repository } = yield* Stranger
@@ -317,21 +279,94 @@ layer satisfies import("effect/Layer").Layer<"another">
 `
           fs.writeFileSync(path.join(project, "consumer.mts"), consumer)
           const tsc = path.join(root, "node_modules/typescript/bin/tsc")
-          const flags = "--noEmit --strict --exactOptionalPropertyTypes --target es2024 --module nodenext"
+          const strict =
+            "--strict --exactOptionalPropertyTypes --noUncheckedIndexedAccess --erasableSyntaxOnly"
+          const modern = "--target es2024 --module nodenext --lib es2024,dom,dom.iterable,esnext --types node"
+          const flags = `--noEmit --allowImportingTsExtensions ${strict} ${modern}`
           const ran = yield* run(
             process.execPath,
-            [
-              tsc,
-              ...flags.split(" "),
-              "--lib",
-              "es2024,dom,dom.iterable,esnext",
-              "--types",
-              "node",
-              "consumer.mts"
-            ],
+            [tsc, ...flags.split(" "), "consumer.mts", "app.ts", "waits-three-days.ts"],
             { env: plainEnv, cwd: project }
           )
           assert.deepStrictEqual([ran.code, ran.stdout], [0, ""])
+        }),
+      seconds
+    )
+
+    it.effect(
+      "a program with a graph of its own has every concern without a gateway, and leaves nothing behind",
+      () =>
+        Effect.gen(function* () {
+          const { project } = yield* Stranger
+          const place = yield* temporary("hf-a-")
+          const [home, TMPDIR] = [path.join(place, "home"), path.join(place, "tmp")]
+          fs.mkdirSync(TMPDIR)
+          const app = yield* begin(process.execPath, ["app.ts"], {
+            env: { ...plainEnv, HOLDFAST_HOME: home, TMPDIR },
+            cwd: project
+          })
+          const { mark, hooks, appServer, run, tls } = JSON.parse(app.said)
+          const { recordPath, ...decided } = hooks
+          const alive = () => [appServer.pid, run.pid].filter((pid) => fs.existsSync(`/proc/${pid}`))
+          assert.deepStrictEqual(
+            {
+              decided,
+              said: appServer.said,
+              shared: appServer.shared,
+              run: { ...run, pid: null },
+              tls,
+              alive: alive()
+            },
+            {
+              decided: { said: ["allow", "deny", "allow"], recordMode: "600", sameRelay: true },
+              said: "hello from the app-server",
+              shared: true,
+              run: { printed: "hello", status: { code: 0, signal: null }, proven: true, pid: null },
+              tls: { same: true, failure: "TlsUnreachable" },
+              alive: [appServer.pid, run.pid]
+            }
+          )
+          assert.isTrue(fs.existsSync(recordPath) && recordPath.startsWith(home))
+          assert.isAbove(withInEnvironment(TMPDIR).length, 2)
+          app.child.kill("SIGTERM")
+          const { stderr, ...ended } = yield* app.ended
+          assert.deepStrictEqual(
+            {
+              ...ended,
+              stderr: withoutWarnings(stderr),
+              alive: alive(),
+              marked: carriers(mark.low, mark.high),
+              byEnvironment: withInEnvironment(TMPDIR),
+              // What survives by its promise: the ledger, where the log of decisions ends, and what the two runs printed.
+              files: filesIn(place)
+                .map((file) => file.replace(/runs\/[^/]+/, "runs/ID"))
+                .toSorted()
+            },
+            {
+              code: 0,
+              signal: null,
+              stderr: "",
+              alive: [],
+              marked: [],
+              byEnvironment: [],
+              files: [
+                "home/state/audit.head",
+                "home/state/holdfast.db",
+                ...Array(2).fill("home/state/runs/ID/output.0000000000000000.log"),
+                ...Array(2).fill("home/state/runs/ID/output.marks")
+              ]
+            }
+          )
+        }),
+      seconds
+    )
+
+    it.effect(
+      "with holdfast/testing a consumer's test has an approval wait for three days, in milliseconds",
+      () =>
+        Effect.gen(function* () {
+          const { tookMs } = JSON.parse(yield* program("waits-three-days.ts"))
+          assert.isBelow(tookMs, 10_000)
         }),
       seconds
     )
@@ -358,7 +393,10 @@ layer satisfies import("effect/Layer").Layer<"another">
           assert.deepStrictEqual([ran.code, registry.published.length], [0, 1])
           const announced = Object.values(registry.published[0]!.versions)[0]!
           const theirs = readJson(path.join(project, "node_modules/holdfast/package.json"))
-          assert.deepStrictEqual(announced["dependencies"], theirs.dependencies)
+          assert.deepStrictEqual(
+            [announced["dependencies"], announced["peerDependencies"]],
+            [theirs.dependencies, theirs.peerDependencies]
+          )
           assert.deepStrictEqual(
             ["optionalDependencies", "devDependencies", "scripts"].filter(
               (key) => announced[key] !== undefined
@@ -370,167 +408,3 @@ layer satisfies import("effect/Layer").Layer<"another">
     )
   }
 )
-
-describe(".ci/manifest", () => {
-  const makeClone = Effect.gen(function* () {
-    const place = yield* temporary("hf clone-")
-    for (const file of [".ci/manifest", "src/programs/node.sh", "package.json"])
-      fs.cpSync(path.join(root, file), path.join(place, file))
-    const file = path.join(place, "package.json")
-    // Neither the bytes that npm would write nor the usual mode.
-    fs.appendFileSync(file, "\n\n")
-    fs.chmodSync(file, 0o640)
-    const read = () => ({ text: fs.readFileSync(file, "utf8"), mode: fs.statSync(file).mode & 0o777 })
-    return {
-      file,
-      read,
-      full: read(),
-      kept: path.join(place, "node_modules/.cache/holdfast-manifest"),
-      manifest: (...args: ReadonlyArray<string>) =>
-        run("/bin/sh", [path.join(place, ".ci/manifest"), ...args], { env: plainEnv, cwd: "/" })
-    }
-  })
-  const nothing = { code: 0, signal: null, stdout: "", stderr: "" }
-
-  it.live("what strip took, restore gives back with every byte and the mode", () =>
-    Effect.gen(function* () {
-      const { full, kept, manifest, read } = yield* makeClone
-      assert.deepStrictEqual(yield* manifest("strip"), nothing)
-      assert.notMatch(read().text, /node-linux|devDependencies|scripts/)
-      assert.deepStrictEqual(yield* manifest("restore"), nothing)
-      assert.deepStrictEqual([read(), fs.existsSync(kept)], [full, false])
-    })
-  )
-
-  it.live("a pack after an interrupted one starts from the full file", () =>
-    Effect.gen(function* () {
-      const { full, manifest, read } = yield* makeClone
-      yield* manifest("strip")
-      assert.deepStrictEqual(yield* manifest("strip"), nothing)
-      assert.deepStrictEqual(yield* manifest("restore"), nothing)
-      assert.deepStrictEqual(read(), full)
-    })
-  )
-
-  it.live("when npm ends and asks for nothing, the file comes back all the same", () =>
-    Effect.gen(function* () {
-      const { full, kept, manifest, read } = yield* makeClone
-      yield* manifest("strip", "1")
-      assert.notDeepEqual(read(), full)
-      yield* eventually("the file is back", () => !fs.existsSync(kept))
-      assert.deepStrictEqual(read(), full)
-    })
-  )
-
-  it.live("what was written after an interruption stays, and so does what was written before it", () =>
-    Effect.gen(function* () {
-      const { file, full, kept, manifest, read } = yield* makeClone
-      yield* manifest("strip")
-      fs.writeFileSync(file, '{ "name": "edited" }')
-      const edited = read()
-      for (const again of ["restore", "strip"]) {
-        const ran = yield* manifest(again)
-        assert.deepStrictEqual([ran.code, ran.stdout], [1, ""])
-        assert.match(ran.stderr, /^holdfast: package\.json has changed since a pack was interrupted[^\n]+\n$/)
-        assert.deepStrictEqual(
-          [read(), fs.readFileSync(path.join(kept, "full.json"), "utf8")],
-          [edited, full.text]
-        )
-      }
-    })
-  )
-
-  it.live("a restore with nothing to restore fails, so that no wrong tarball goes unnoticed", () =>
-    Effect.gen(function* () {
-      const { full, manifest, read } = yield* makeClone
-      const ran = yield* manifest("restore")
-      assert.deepStrictEqual([ran.code, ran.stderr.split("\n").length, read()], [1, 2, full])
-    })
-  )
-})
-
-/** BridgeStore in somebody's program: its neighbours by their entries, Settings by value. */
-const embedding = `import * as Console from "effect/Console"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Result from "effect/Result"
-import { existsSync, statSync } from "node:fs"
-import { BridgeStore, layer } from "holdfast/BridgeStore"
-import * as Database from "holdfast/Database"
-import * as Epoch from "holdfast/Epoch"
-import * as InstanceMark from "holdfast/InstanceMark"
-import * as ProcessIdentity from "holdfast/ProcessIdentity"
-import { resolve, Settings } from "holdfast/Settings"
-
-const settings = Result.getOrThrow(resolve({
-  env: process.env, uid: process.getuid(), homeDirectory: "/", tempDirectory: "/", clientDirectory: "/"
-}, null))
-
-const publish = Effect.gen(function* () {
-  const store = yield* BridgeStore
-  const path = yield* store.publish({ relayId: "mine", generation: 1, socketPath: "/run/mine.sock", token: "t" })
-  yield* Console.log(path, (statSync(path).mode & 0o777).toString(8))
-  return path
-})
-
-Effect.runFork(Effect.gen(function* () {
-  const path = yield* Effect.scoped(publish)
-  yield* Console.log(existsSync(path) ? "left" : "gone")
-}).pipe(Effect.provide(layer.pipe(
-  Layer.provide(Epoch.layer),
-  Layer.provide([InstanceMark.layer, Database.layer]),
-  Layer.provide(ProcessIdentity.layer),
-  Layer.provide(Layer.succeed(Settings, settings))
-))))
-`
-
-/** A gateway by the installed command, past its ready line; killed with the scope if it still runs. */
-const startInstalled = Effect.fnUntraced(function* (command: string, env: Readonly<Record<string, string>>) {
-  let stderr = ""
-  const child = yield* Effect.acquireRelease(
-    Effect.sync(() => childProcess.spawn(command, ["up"], { env, stdio: ["ignore", "pipe", "pipe"] })),
-    (child) => Effect.sync(() => child.kill("SIGKILL"))
-  )
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text))
-  const over = new Promise<{ code: number | null; signal: string | null; stderr: string }>((resolve) =>
-    child.once("close", (code, signal) => resolve({ code, signal, stderr }))
-  )
-  yield* Effect.callback<void>((resume) => {
-    child.stdout.once("data", (line: Buffer) =>
-      resume(
-        /^holdfast: ready, pid \d+/.test(line.toString())
-          ? Effect.void
-          : Effect.die(new Error(`instead of ready: ${line}`))
-      )
-    )
-    child.once("close", () => resume(Effect.die(new Error(`the gateway did not start: ${stderr}`))))
-  })
-  return { ended: Effect.promise(() => over) }
-})
-
-type Announced = Readonly<Record<string, unknown>>
-
-/** A registry that knows no package and remembers what it is told. */
-const startRegistry = Effect.gen(function* () {
-  const published: Array<{ readonly versions: Readonly<Record<string, Announced>> }> = []
-  const server = yield* Effect.acquireRelease(
-    Effect.callback<http.Server>((resume) => {
-      const server = http.createServer((request, response) => {
-        let body = ""
-        request.setEncoding("utf8").on("data", (text: string) => (body += text))
-        request.once("end", () => {
-          if (request.method === "PUT") published.push(JSON.parse(body))
-          response.writeHead(request.method === "PUT" ? 201 : 404, { "content-type": "application/json" })
-          response.end("{}")
-        })
-      })
-      server.listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
-    }),
-    (server) =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        server.closeAllConnections()
-      })
-  )
-  return { published, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` }
-})

@@ -3,7 +3,8 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
 import { type ModulePolicy, Policy, type Rule } from "../src/services/Policy.ts"
-import { layerOf, loadProblem, plainEvent, shellEvent } from "./support/Policy.ts"
+import { plainEvent, shellEvent } from "../src/testing/HookEvent.ts"
+import { layerOf, loadProblem } from "./support/Policy.ts"
 
 /** A module whose `decide` has this body. */
 const deciding = (body: string) => `export default { decide: async (event, signal) => { ${body} } }`

@@ -5,7 +5,8 @@ import * as Fiber from "effect/Fiber"
 import * as TestClock from "effect/testing/TestClock"
 import type { HookEvent } from "../src/services/HookEvent.ts"
 import { type PluginPolicy, Policy, type PolicyConfig, type Vote } from "../src/services/Policy.ts"
-import { layerOf, loadProblem, shellEvent } from "./support/Policy.ts"
+import { shellEvent } from "../src/testing/HookEvent.ts"
+import { layerOf, loadProblem } from "./support/Policy.ts"
 
 const plugin = (body: string) => `export default { id: "guardian", register(api) { ${body} } }`
 

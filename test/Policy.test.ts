@@ -17,7 +17,8 @@ import {
   type Verdict,
   type Voice
 } from "../src/services/Policy.ts"
-import { layerOf, patchEvent, plainEvent, shellEvent } from "./support/Policy.ts"
+import { patchEvent, plainEvent, shellEvent } from "../src/testing/HookEvent.ts"
+import { layerOf } from "./support/Policy.ts"
 
 const fallback = { verdict: "allow", reason: "nobody spoke" } as const
 

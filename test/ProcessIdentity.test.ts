@@ -12,7 +12,7 @@ import {
   unreadable,
   verdictOf
 } from "../src/services/ProcessIdentity.ts"
-import { FakeProcessIdentity, identity, layer } from "./support/ProcessIdentity.ts"
+import { FakeProcessIdentity, identity, layer } from "../src/testing/ProcessIdentity.ts"
 
 const stat = (command: string, state = "S", threads = 1) =>
   `4711 (${command}) ${state} 17 4711 4711 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 ${threads} 0 998877 1 2 3 18446744073709551615\n`
@@ -139,6 +139,6 @@ describe("ProcessIdentity", () => {
           asked: 5
         }
       )
-    }).pipe(Effect.provide(layer()))
+    }).pipe(Effect.provide(layer))
   )
 })

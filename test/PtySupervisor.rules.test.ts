@@ -12,7 +12,7 @@ import {
 import type { ExitReason, ExitStatus } from "../src/services/Run.ts"
 import { dealingWithRun, type RunSighting } from "../src/services/RunLedger.ts"
 import { requestedRun } from "../src/services/RunState.ts"
-import { specOf } from "./support/fakeChildren.ts"
+import { specOf } from "../src/testing/PtySupervisor.ts"
 
 const nobody: RunSighting = {
   sameBoot: true,

@@ -8,8 +8,9 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { RunNameInUse, ScopeInUse } from "../src/services/PtySupervisor.ts"
-import { settle } from "./support/AppServerLease.ts"
-import { fakeSupervisor, last, specOf, until } from "./support/fakeChildren.ts"
+import { specOf } from "../src/testing/PtySupervisor.ts"
+import { settle } from "../src/testing/VirtualTime.ts"
+import { fakeSupervisor, last, until } from "./support/fakeChildren.ts"
 
 const stop = { by: "operator", graceMs: null }
 
@@ -48,7 +49,7 @@ describe("PtySupervisor", () => {
             refused: new ScopeInUse({ scope: "web", runId: first.id }),
             namesake: new RunNameInUse({ name: "web", runId: first.id }),
             after: "Requested",
-            log: ["a starts, in the ledger", "a gets SIGHUP", "a gets SIGTERM", "a leaves"]
+            log: ["a starts", "a gets SIGHUP", "a gets SIGTERM", "a leaves"]
           }
         )
       })
@@ -69,17 +70,17 @@ describe("PtySupervisor", () => {
         yield* until(world, next.id, "Running")
         const ended = yield* world.runs.find(old.id)
         assert.deepStrictEqual(
-          { waiting, reason: ended.reason, log: yield* world.log, most: world.most() },
+          { waiting, reason: ended.reason, log: yield* world.log, most: yield* world.most },
           {
             waiting: "Requested",
             reason: { _tag: "replaced", by: next.id },
             log: [
-              "stubborn starts, in the ledger",
+              "stubborn starts",
               ...["SIGHUP", "SIGTERM", "SIGCONT", "SIGSTOP", "SIGKILL"].map(
                 (name) => `stubborn gets ${name}`
               ),
               "stubborn leaves",
-              "b starts, in the ledger"
+              "b starts"
             ],
             most: 1
           }
@@ -103,7 +104,7 @@ describe("PtySupervisor", () => {
           yield* until(world, last.id, "Running")
           const states = (yield* world.runs.list).map(({ state, reason }) => reason?._tag ?? state)
           assert.deepStrictEqual(
-            { most: world.most(), alive: world.alive(), states: states.toSorted() },
+            { most: yield* world.most, alive: yield* world.alive, states: states.toSorted() },
             {
               most: 1,
               alive: ["run 19"],
@@ -146,7 +147,7 @@ describe("PtySupervisor", () => {
               },
               attempt: 0
             },
-            started: ["undead starts, in the ledger", "c starts, in the ledger"]
+            started: ["undead starts", "c starts"]
           }
         )
       })
@@ -173,12 +174,12 @@ describe("PtySupervisor", () => {
       yield* until(world, id, "Running")
       const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void))
       yield* until(world, id, "Stopping")
-      const during = world.alive()
+      const during = yield* world.alive
       yield* TestClock.adjust(500)
       yield* Fiber.join(closing)
       const { reason } = yield* world.runs.find(id)
       assert.deepStrictEqual(
-        { during, after: world.alive(), reason },
+        { during, after: yield* world.alive, reason },
         { during: ["stubborn"], after: [], reason: { _tag: "stopped", by: "scope" } }
       )
     })
@@ -197,7 +198,10 @@ describe("PtySupervisor", () => {
       const closing = yield* Effect.forkChild(world.close)
       yield* Effect.forEach(ids, (id) => until(world, id, "Stopping"))
       const steps = yield* Effect.forEach([100, 100, 100], (ms) =>
-        Effect.map(TestClock.adjust(ms), () => world.alive().length)
+        Effect.andThen(
+          TestClock.adjust(ms),
+          Effect.map(world.alive, ({ length }) => length)
+        )
       )
       yield* Fiber.join(closing)
       assert.deepStrictEqual(steps, [2, 1, 0])
@@ -229,7 +233,6 @@ describe("PtySupervisor", () => {
       yield* world.leaves("a", 4)
       yield* until(world, id, "Exited")
       const found = yield* Effect.forEach([id, id.slice(0, 6).toLowerCase(), "job"], world.runs.find)
-      yield* world.log
       yield* world.runs.remove(id)
       const gone = yield* Effect.flip(world.runs.find("job"))
       const rows = yield* world.sql`SELECT run_id FROM runs`
@@ -237,14 +240,14 @@ describe("PtySupervisor", () => {
         {
           live: live._tag,
           found: found.map((info) => [info.id, info.status?.code]),
-          log: yield* world.log,
+          log: yield* world.removedLogs,
           gone: gone._tag,
           rows
         },
         {
           live: "RunStillLive",
           found: [id, id, id].map((one) => [one, 4]),
-          log: [`log of ${id} removed`],
+          log: [id],
           gone: "RunNotFound",
           rows: []
         }

@@ -2,18 +2,17 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Stream from "effect/Stream"
 import { layer, RelayRegistry, type RelaySpec } from "../src/layers/RelayRegistry.ts"
 import { layer as treeLayer } from "../src/layers/SupervisionTree.ts"
 import type { AskRequest } from "../src/services/Approvals.ts"
-import { type AuditEntry, AuditLog, type AuditRow } from "../src/services/AuditLog.ts"
-import { HookClients } from "../src/services/HookClients.ts"
 import type { HookEvent } from "../src/services/HookEvent.ts"
-import { Policy } from "../src/services/Policy.ts"
-import { layerPerson } from "./support/Approvals.ts"
-import { layer as bridgeLayer } from "./support/BridgeStore.ts"
-import { layer as epochLayer } from "./support/Epoch.ts"
-import { plainEvent, shellEvent } from "./support/Policy.ts"
+import { layerOf as personOf } from "../src/testing/Approvals.ts"
+import { FakeAuditLog, layer as auditLayer } from "../src/testing/AuditLog.ts"
+import { layer as bridgeLayer } from "../src/testing/BridgeStore.ts"
+import { layer as epochLayer } from "../src/testing/Epoch.ts"
+import { plainEvent, shellEvent } from "../src/testing/HookEvent.ts"
+import { layer as clientsLayer } from "../src/testing/HookClients.ts"
+import { judged, layerOf as policyOf } from "../src/testing/Policy.ts"
 
 const spec: RelaySpec = {
   provider: "codex",
@@ -24,43 +23,34 @@ const spec: RelaySpec = {
   allowedEvents: ["pre_tool_use"]
 }
 
-const policy = Layer.succeed(Policy, {
-  loaded: ["careful"],
-  version: "v1",
-  decide: () =>
-    Effect.succeed({ verdict: { _tag: "ask" }, policy: "careful", reason: "may I", votes: [] } as const)
-})
+const policy = policyOf(() => Effect.succeed({ ...judged("ask", "may I"), policy: "careful" }))
 
 /** One decision about an event, where the person says this. */
-const decided = (event: HookEvent, allowed: boolean, asked: Array<AskRequest> = []) => {
-  const rows: Array<AuditEntry> = []
-  const log = Layer.mock(AuditLog, {
-    append: (entry: AuditEntry) =>
-      Effect.sync((): AuditRow => {
-        rows.push(entry)
-        return { ...entry, seq: rows.length, at: 0 }
-      }),
-    live: Stream.empty
-  })
-  const clients = Layer.mock(HookClients, { best: { kind: "perl", argv: ["perl"] } })
-  const person = layerPerson({ allowed, reason: allowed ? "a person said yes" : "a person said no" }, asked)
-  return Effect.gen(function* () {
+const decided = (event: HookEvent, allowed: boolean, asked: Array<AskRequest> = []) =>
+  Effect.gen(function* () {
     const relay = yield* (yield* RelayRegistry).register(spec)
     const { verdict, reason } = yield* relay.decide(event, "hook")
     return {
       verdict: verdict._tag,
       reason,
-      rows: rows.map((row) => `${row.verdict} ${row.policy}: ${row.reason}`)
+      rows: (yield* (yield* FakeAuditLog).rows).map((row) => `${row.verdict} ${row.policy}: ${row.reason}`)
     }
   }).pipe(
     Effect.scoped,
     Effect.provide(
-      layer.pipe(
-        Layer.provide(Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, log, treeLayer, person))
+      Layer.fresh(layer).pipe(
+        Layer.provideMerge(Layer.fresh(auditLayer)),
+        Layer.provide([
+          bridgeLayer,
+          epochLayer,
+          policy,
+          clientsLayer,
+          treeLayer,
+          personOf({ allowed, reason: allowed ? "a person said yes" : "a person said no" }, asked)
+        ])
       )
     )
   )
-}
 
 describe("a relay whose policy asks", () => {
   it.effect("does what the person says, and the row says who it was", () =>

@@ -4,13 +4,10 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as Stream from "effect/Stream"
 import { layer } from "../src/layers/RelayRegistry.ts"
 import { layer as treeLayer } from "../src/layers/SupervisionTree.ts"
-import { AuditLog, type AuditEntry, type AuditRow } from "../src/services/AuditLog.ts"
-import { HookClients } from "../src/services/HookClients.ts"
 import type { HookEvent, ToolCall } from "../src/services/HookEvent.ts"
-import { type Decision, Policy } from "../src/services/Policy.ts"
+import type { Decision } from "../src/services/Policy.ts"
 import {
   type Fenced,
   fencedBecause,
@@ -22,9 +19,12 @@ import {
   type RelaySpec,
   type RelayState
 } from "../src/services/RelayRegistry.ts"
-import { layerNobody } from "./support/Approvals.ts"
-import { layer as bridgeLayer } from "./support/BridgeStore.ts"
-import { layer as epochLayer } from "./support/Epoch.ts"
+import { layerNobody } from "../src/testing/Approvals.ts"
+import { FakeAuditLog, layer as auditLayer } from "../src/testing/AuditLog.ts"
+import { layer as bridgeLayer } from "../src/testing/BridgeStore.ts"
+import { layer as epochLayer } from "../src/testing/Epoch.ts"
+import { layer as clientsLayer } from "../src/testing/HookClients.ts"
+import { judged, layerOf as policyOf } from "../src/testing/Policy.ts"
 
 const bash = (command: string): ToolCall => ({
   tool: "Bash",
@@ -145,39 +145,19 @@ describe("the fence of a relay", () => {
 /** Denies `rm`, rewrites whatever begins with `old` to `new`, waits for its gate about `slow`, allows the rest. */
 const gate = Deferred.makeUnsafe<void>()
 const thinking = Deferred.makeUnsafe<void>()
-const policy = Layer.succeed(Policy, {
-  loaded: ["test"],
-  version: "1",
-  decide: ({ call }) => {
-    const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
-      ? { _tag: "deny" }
-      : call?.command?.startsWith("old")
-        ? { _tag: "rewrite", input: { command: "new" } }
-        : { _tag: "allow" }
-    const decision = { verdict, policy: "test", reason: "said so", votes: [] }
-    return call?.command === "slow"
-      ? Effect.as(Effect.andThen(Deferred.succeed(thinking, undefined), Deferred.await(gate)), decision)
-      : Effect.succeed(decision)
-  }
+const policy = policyOf(({ call }) => {
+  const command = call?.command ?? ""
+  const decision = command.startsWith("rm")
+    ? judged("deny")
+    : judged(command.startsWith("old") ? { _tag: "rewrite", input: { command: "new" } } : "allow")
+  return command === "slow"
+    ? Effect.as(Effect.andThen(Deferred.succeed(thinking, undefined), Deferred.await(gate)), decision)
+    : Effect.succeed(decision)
 })
 
-const rows: Array<AuditRow> = []
-const audit = Layer.mock(AuditLog, {
-  append: (entry: AuditEntry) =>
-    Effect.sync((): AuditRow => {
-      const row = { ...entry, seq: rows.length + 1, at: 0 }
-      rows.push(row)
-      return row
-    }),
-  tail: () => Effect.succeed([]),
-  live: Stream.empty
-})
-const clients = Layer.mock(HookClients, {
-  best: { kind: "perl", argv: ["/usr/bin/perl", "/dist/hookRelay.pl"] }
-})
 const Relays = layer.pipe(
   Layer.provideMerge(
-    Layer.mergeAll(bridgeLayer(), epochLayer(), policy, clients, audit, treeLayer, layerNobody)
+    Layer.mergeAll(bridgeLayer, epochLayer, policy, clientsLayer, auditLayer, treeLayer, layerNobody)
   )
 )
 
@@ -224,7 +204,7 @@ describe("a relay behind a fence", () => {
           report: "allow"
         }
       )
-      const fenced = rows.find(({ callId }) => callId === "n1")!
+      const fenced = (yield* (yield* FakeAuditLog).rows).find(({ callId }) => callId === "n1")!
       assert.deepInclude(fenced, {
         verdict: "deny",
         policy: "fence",
@@ -282,13 +262,12 @@ describe("a helper's relay", () => {
     Effect.gen(function* () {
       const relay = yield* opened({ relayId: "h", spawnedBy: "run-parent" })
       const own = yield* opened({ relayId: "o" })
-      rows.length = 0
       // What a provider says of it counts for nothing.
       yield* own.decide(event("a", bash("ls"), { spawnedBy: "run-made-up" }), "hook")
       yield* relay.decide(event("b", bash("ls")), "hook")
       yield* relay.incident("c", "no")
       assert.deepStrictEqual(
-        rows.map(({ callId, spawnedBy }) => [callId, spawnedBy]),
+        (yield* (yield* FakeAuditLog).rows).map(({ callId, spawnedBy }) => [callId, spawnedBy]),
         [
           ["a", null],
           ["b", "run-parent"],

@@ -6,14 +6,11 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import { TestClock } from "effect/testing"
 import { layer } from "../src/layers/RelayRegistry.ts"
 import { layer as treeLayer } from "../src/layers/SupervisionTree.ts"
-import { AuditLog, type AuditEntry, type AuditRow, AuditUnavailable } from "../src/services/AuditLog.ts"
-import { HookClients } from "../src/services/HookClients.ts"
+import type { AuditEntry, AuditRow } from "../src/services/AuditLog.ts"
 import type { HookEvent, ToolCall } from "../src/services/HookEvent.ts"
-import { type Decision, Policy } from "../src/services/Policy.ts"
 import { DirectoryRefused } from "../src/services/PrivateDirectory.ts"
 import {
   type ApprovalCall,
@@ -25,10 +22,12 @@ import {
 } from "../src/services/RelayRegistry.ts"
 import { Settings } from "../src/services/Settings.ts"
 import { SupervisionTree } from "../src/services/SupervisionTree.ts"
-import { layerNobody } from "./support/Approvals.ts"
-import { FakeBridgeStore, layer as bridgeLayer } from "./support/BridgeStore.ts"
-import { entry } from "./support/AuditLog.ts"
-import { layer as epochLayer, record } from "./support/Epoch.ts"
+import { layerNobody } from "../src/testing/Approvals.ts"
+import { entry, FakeAuditLog, layer as auditLayer } from "../src/testing/AuditLog.ts"
+import { FakeBridgeStore, layer as bridgeLayer } from "../src/testing/BridgeStore.ts"
+import { layer as epochLayer, record } from "../src/testing/Epoch.ts"
+import { layer as clientsLayer } from "../src/testing/HookClients.ts"
+import { judged, layerOf as policyOf } from "../src/testing/Policy.ts"
 
 const bash = (command: string): ToolCall => ({
   tool: "Bash",
@@ -68,54 +67,19 @@ const approval = (callId: string | null, call: ToolCall): ApprovalCall => ({
 })
 
 /** Denies `rm`, rewrites `old` to `new`, thinks for ever about `think`, allows the rest. */
-const policy = Layer.succeed(Policy, {
-  loaded: ["test"],
-  version: "1",
-  decide: ({ call }) => {
-    const verdict: Decision["verdict"] = call?.command?.startsWith("rm")
-      ? { _tag: "deny" }
-      : call?.command === "old"
-        ? { _tag: "rewrite", input: { command: "new" } }
-        : { _tag: "allow" }
-    if (call?.command === "think") return Effect.never
-    return Effect.succeed({ verdict, policy: "test", reason: verdict._tag, votes: [] })
-  }
-})
-
-const clients = Layer.succeed(HookClients, {
-  found: Effect.succeed([]),
-  best: { kind: "perl", argv: ["/usr/bin/perl", "/dist/hookRelay.pl"] }
-})
-
-const rows: Array<string> = []
-const auditOf = (broken: boolean, before: AuditRow | null) =>
-  Layer.mock(AuditLog, {
-    decided: () => Effect.succeed(before),
-    append: (entry: AuditEntry) =>
-      broken
-        ? Effect.fail(new AuditUnavailable({ cause: "disk full" }))
-        : Effect.sync((): AuditRow => {
-            rows.push(`${entry.source} ${entry.verdict} ${entry.callId}`)
-            return { ...entry, seq: rows.length, at: 0 }
-          }),
-    tail: () => Effect.succeed([]),
-    live: Stream.empty
-  })
-
-const Relays = (broken = false, before: AuditRow | null = null) =>
-  layer.pipe(
-    Layer.provideMerge(
-      Layer.mergeAll(
-        bridgeLayer(),
-        epochLayer(),
-        policy,
-        clients,
-        auditOf(broken, before),
-        treeLayer,
-        layerNobody
-      )
-    )
+const policy = policyOf(({ call }) => {
+  if (call?.command === "think") return Effect.never
+  if (call?.command?.startsWith("rm")) return Effect.succeed(judged("deny"))
+  return Effect.succeed(
+    judged(call?.command === "old" ? { _tag: "rewrite", input: { command: "new" } } : "allow")
   )
+})
+
+const Relays = layer.pipe(
+  Layer.provideMerge(
+    Layer.mergeAll(bridgeLayer, epochLayer, policy, clientsLayer, auditLayer, treeLayer, layerNobody)
+  )
+)
 
 const openForTools = Layer.effect(
   Settings,
@@ -132,12 +96,17 @@ const spec = (over: Partial<RelaySpec> = {}): RelaySpec => ({
   ...over
 })
 
+const written = Effect.map(
+  FakeAuditLog.use(({ rows }) => rows),
+  (rows) => rows.map(({ source, verdict, callId }) => `${source} ${verdict} ${callId}`)
+)
+
 /** What the audit log got while `effect` ran. */
-const recorded = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    rows.length = 0
-    return Effect.map(effect, (result) => ({ result, rows: [...rows] }))
-  })
+const recorded = Effect.fnUntraced(function* <A, E, R>(effect: Effect.Effect<A, E, R>) {
+  const { length } = yield* written
+  const result = yield* effect
+  return { result, rows: (yield* written).slice(length) }
+})
 
 describe("RelayRegistry", () => {
   it.effect(
@@ -168,7 +137,7 @@ describe("RelayRegistry", () => {
         assert.isTrue(Option.isNone(yield* registry.find("r")))
         assert.deepStrictEqual(yield* registry.list, [])
         assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1"])
-      }).pipe(Effect.provide(Relays()))
+      }).pipe(Effect.provide(Relays))
   )
 
   for (const [what, over, told] of [
@@ -177,13 +146,14 @@ describe("RelayRegistry", () => {
     ["is decided anew where it was rewritten, since no row says into what", { verdict: "rewrite" }, false],
     ["is decided anew where this gateway's own row has its id", { epoch: record().epoch }, false]
   ] as const) {
-    const before: AuditRow = { ...entry, seq: 1, at: 0, epoch: "earlier", verdict: "deny", ...over }
+    const before: AuditEntry = { ...entry, epoch: "earlier", verdict: "deny", ...over }
     it.effect(`a hook that comes back after a restart ${what}`, () =>
       Effect.gen(function* () {
+        yield* (yield* FakeAuditLog).has(before)
         const { result, rows } = yield* recorded(
           Effect.gen(function* () {
             const relay = yield* (yield* RelayRegistry).register(
-              spec({ generation: 2, leaving: Effect.succeed(false) })
+              spec({ relayId: before.relayId, generation: 2, leaving: Effect.succeed(false) })
             )
             return yield* relay.decide(event("call-1", bash("ls")), "hook")
           })
@@ -192,7 +162,7 @@ describe("RelayRegistry", () => {
           { verdict: result.verdict._tag, rows },
           told ? { verdict: "deny", rows: [] } : { verdict: "allow", rows: ["hook allow call-1"] }
         )
-      }).pipe(Effect.provide(Relays(false, before)), Effect.scoped)
+      }).pipe(Effect.provide(Relays), Effect.scoped)
     )
   }
 
@@ -210,7 +180,7 @@ describe("RelayRegistry", () => {
       )
       yield* registry.register(spec({ relayId: "r" }))
       assert.deepStrictEqual(found, [true])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("the configured direction of each event is in its hook command", () =>
@@ -222,7 +192,7 @@ describe("RelayRegistry", () => {
       assert.strictEqual(relay.commands.pre_tool_use, `${start} 'pre_tool_use' 'open' '24000' || exit 0`)
       assert.include(relay.commands.permission_request, `${start} 'permission_request' 'closed'`)
       assert.match(relay.commands.permission_request!, /exit 2; \}$/)
-    }).pipe(Effect.provide(Layer.provide(Relays(), openForTools)), Effect.scoped)
+    }).pipe(Effect.provide(Layer.provide(Relays, openForTools)), Effect.scoped)
   )
 
   it.effect("a list shows the session the agent turned out to have, and how many hooks were refused", () =>
@@ -239,7 +209,7 @@ describe("RelayRegistry", () => {
       yield* entry.refused
       yield* TestClock.adjust(0)
       assert.deepStrictEqual(yield* shown, [{ decided: 0, refused: 2, sessionId: "S" }])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("two runs of one session have two relays; one id is never open twice", () =>
@@ -258,7 +228,7 @@ describe("RelayRegistry", () => {
         { concurrency: "unbounded" }
       )
       assert.strictEqual(race.filter(({ _tag }) => _tag === "Success").length, 1)
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a run that comes back takes over a lingering relay of its id, with a later generation", () =>
@@ -274,7 +244,7 @@ describe("RelayRegistry", () => {
         [{ generation: 2, state: "live" }]
       )
       assert.deepStrictEqual(yield* bridges.log, ["publish r 1", "remove r 1", "publish r 2"])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a directory that is refused fails the registration and leaves nothing registered", () =>
@@ -287,7 +257,7 @@ describe("RelayRegistry", () => {
       yield* TestClock.adjust(0)
       assert.deepStrictEqual(yield* registry.list, [])
       assert.deepStrictEqual(yield* tree.snapshot, [{ supervisor: "relays", children: [] }])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect(
@@ -305,7 +275,7 @@ describe("RelayRegistry", () => {
         )
         assert.deepStrictEqual(result, [true, false])
         assert.deepStrictEqual(rows, ["hook allow exec-1", "approval allow exec-1"])
-      }).pipe(Effect.provide(Relays()), Effect.scoped)
+      }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a decision of an ended run answers no approval", () =>
@@ -320,7 +290,7 @@ describe("RelayRegistry", () => {
         ["lingering"]
       )
       assert.isFalse((yield* relay.approve(approval("exec-1", bash("touch x")))).fromHook)
-    }).pipe(Effect.provide(Relays()))
+    }).pipe(Effect.provide(Relays))
   )
 
   it.effect(
@@ -338,7 +308,7 @@ describe("RelayRegistry", () => {
         )
         assert.deepStrictEqual(result, ["deny false", "deny false"])
         assert.deepStrictEqual(rows, ["approval deny call-9", "hook allow call-1", "approval deny call-1"])
-      }).pipe(Effect.provide(Relays()), Effect.scoped)
+      }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect(
@@ -358,7 +328,7 @@ describe("RelayRegistry", () => {
         )
         assert.deepStrictEqual(result, [true, false])
         assert.match(rows.at(-1)!, /^approval allow approval-/)
-      }).pipe(Effect.provide(Relays()), Effect.scoped)
+      }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a rewritten call is known by what it was rewritten to; a patch by its id", () =>
@@ -370,7 +340,7 @@ describe("RelayRegistry", () => {
       assert.isFalse((yield* relay.approve(approval("b", bash("old")))).fromHook)
       yield* relay.decide(event("c", bash("apply_patch <<EOF")), "hook")
       assert.isTrue((yield* relay.approve(approval("c", patch))).fromHook)
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("what is kept for approvals is bounded in number, and a digest each", () =>
@@ -384,12 +354,13 @@ describe("RelayRegistry", () => {
       yield* relay.decide(event("long", bash(long)), "hook")
       assert.isFalse((yield* relay.approve(approval("long", bash(`${long}y`)))).fromHook)
       assert.isTrue((yield* relay.approve(approval("long", bash(long)))).fromHook)
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a decision that cannot be recorded is none", () =>
     Effect.gen(function* () {
       const relay = yield* (yield* RelayRegistry).register(spec())
+      yield* (yield* FakeAuditLog).breaks(true)
       const failures = [
         yield* Effect.flip(relay.decide(event("a", bash("ls")), "hook")),
         yield* Effect.flip(relay.approve(approval("a", bash("ls"))))
@@ -398,7 +369,7 @@ describe("RelayRegistry", () => {
         failures.map(({ _tag }) => _tag),
         ["AuditUnavailable", "AuditUnavailable"]
       )
-    }).pipe(Effect.provide(Relays(true)), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("its rows go to its own reader, incidents too", () =>
@@ -415,7 +386,7 @@ describe("RelayRegistry", () => {
       })
       assert.deepStrictEqual(yield* read(a), ["hook allow a1", "incident deny a2"])
       assert.deepStrictEqual(yield* read(b), ["hook allow b1"])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a hook that goes away while its policy thinks leaves a row that says how it fell", () =>
@@ -431,7 +402,7 @@ describe("RelayRegistry", () => {
         })
       )
       assert.deepStrictEqual(rows, ["hook deny slow"])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("where the next gateway takes the relay over, such a hook leaves none: it is decided there", () =>
@@ -447,7 +418,7 @@ describe("RelayRegistry", () => {
         })
       )
       assert.deepStrictEqual(rows, [])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect(
@@ -494,7 +465,7 @@ describe("RelayRegistry", () => {
             ["approval allow a", "approval allow c", "approval allow d"]
           ]
         )
-      }).pipe(Effect.provide(Relays()), Effect.scoped)
+      }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a patch that nobody has seen is denied, whatever the policies would say", () =>
@@ -502,7 +473,7 @@ describe("RelayRegistry", () => {
       const relay = yield* (yield* RelayRegistry).register(spec())
       const { result, rows } = yield* recorded(relay.approve(approval("p", { ...patch, paths: [] })))
       assert.deepStrictEqual([result.decision.verdict._tag, rows], ["deny", ["incident deny p"]])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("a rewrite that the provider cannot apply is recorded as the deny it becomes", () =>
@@ -512,7 +483,7 @@ describe("RelayRegistry", () => {
         relay.decide(event("m", { ...mcp({}), command: "old" }), "hook")
       )
       assert.deepStrictEqual([result.verdict._tag, rows], ["deny", ["hook deny m"]])
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 
   it.effect("there are only so many relays; one that ends makes room", () =>
@@ -525,6 +496,6 @@ describe("RelayRegistry", () => {
       yield* Scope.close(one, Exit.void)
       yield* TestClock.adjust("10 seconds")
       yield* registry.register(spec())
-    }).pipe(Effect.provide(Relays()), Effect.scoped)
+    }).pipe(Effect.provide(Relays), Effect.scoped)
   )
 })

@@ -8,7 +8,7 @@ import {
 import { failed, leaseChecks, passed, trialCheck, warned } from "../src/services/Doctor.ts"
 import * as Report from "../src/services/Report.ts"
 import { formatAge, renderTree } from "../src/services/SupervisionTree.ts"
-import { entry } from "./support/AuditLog.ts"
+import { entry } from "../src/testing/AuditLog.ts"
 import { lease, status } from "./support/Report.ts"
 
 const relay = {

@@ -5,7 +5,7 @@ import * as Report from "../src/services/Report.ts"
 import type { ExitReason, LossReason } from "../src/services/Run.ts"
 import type { RunDealing } from "../src/services/RunLedger.ts"
 import * as RunReport from "../src/services/RunReport.ts"
-import { identity } from "./support/ProcessIdentity.ts"
+import { identity } from "../src/testing/ProcessIdentity.ts"
 import { status } from "./support/Report.ts"
 import { runInfo, runSpec } from "./support/runInfo.ts"
 

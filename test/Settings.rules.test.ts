@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Result from "effect/Result"
 import { compileRule, maxSearchedLength } from "../src/services/Policy.ts"
 import { defaultRules } from "../src/services/DefaultRules.ts"
-import { shellEvent } from "./support/Policy.ts"
+import { shellEvent } from "../src/testing/HookEvent.ts"
 
 const rules = defaultRules.map((rule, order) => Result.getOrThrow(compileRule(rule, order)))
 

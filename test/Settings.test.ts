@@ -42,6 +42,7 @@ describe("Settings", () => {
       hook: {
         timeoutMs: 30_000,
         decisionTimeoutMs: 30_000,
+        askHoldMs: 300_000,
         client: null,
         clientDirectory: "/dist",
         lateGraceMs: 10_000,
@@ -63,6 +64,8 @@ describe("Settings", () => {
         intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
       },
       approvals: { expireMs: 900_000 },
+      nodes: { listen: null, certificate: null, key: null },
+      node: null,
       mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
       policy: { default: "allow", policies: defaultRules },
       directions: {},
@@ -151,6 +154,7 @@ describe("Settings", () => {
       hook: { timeoutSeconds: 60, client: "nc" },
       appServer: { connect: "wss://codex.example", tokenFile: "/t" },
       turn: { timeoutSeconds: 5, providerTimeoutSeconds: 7 },
+      nodes: { certificate: "/c", key: "/k" },
       policy: { default: "deny", policies },
       logLevel: "debug"
     })
@@ -160,6 +164,7 @@ describe("Settings", () => {
         hook: [settings.hook.timeoutMs, settings.hook.client],
         appServer: settings.appServer,
         turn: [settings.turn.timeoutMs, settings.turn.providerTimeoutMs],
+        nodes: settings.nodes,
         policy: settings.policy,
         logLevel: settings.logLevel
       },
@@ -168,6 +173,7 @@ describe("Settings", () => {
         hook: [60_000, "nc"],
         appServer: { connect: "wss://codex.example", tokenFile: "/t" },
         turn: [5_000, 7_000],
+        nodes: { listen: null, certificate: "/c", key: "/k" },
         policy: { default: "deny", policies },
         logLevel: "debug"
       }
@@ -234,6 +240,9 @@ describe("Settings", () => {
       `{"turn":{"providerTimeoutSeconds":0}}`,
       "turn.providerTimeoutSeconds: Expected a value between 1 and 3600"
     ],
+    [`{"nodes":{"certificate":"c","key":"/k"}}`, "nodes.certificate: Expected an absolute path"],
+    [`{"nodes":{"certificate":"/c"}}`, "nodes.certificate: it needs nodes.key as well"],
+    [`{"nodes":{"key":"/k"}}`, "nodes.key: it needs nodes.certificate as well"],
     [`{"policy":{"policies":[]}}`, "policy.default: Missing key"],
     [
       `{"policy":{"default":"deny","policies":[{"id":"a","verdict":"deny"},{"id":"b","verdit":"deny"}]}}`,
@@ -274,6 +283,8 @@ describe("Settings", () => {
       "0",
       "turn.providerTimeoutSeconds: Expected a value between 1 and 3600"
     ],
+    ["HOLDFAST_NODES_KEY", "k", "nodes.key: Expected an absolute path"],
+    ["HOLDFAST_NODES_CERTIFICATE", "/c", "nodes.certificate: it needs nodes.key as well"],
     ["HOLDFAST_POLICY", "{", "it is not valid JSON"],
     ["HOLDFAST_POLICY", "{}", "policy.default: Missing key; policy.policies: Missing key"],
     ["HOLDFAST_LOG_LEVEL", "loud", `logLevel: Expected "debug" | "info" | "warn" | "error"`]

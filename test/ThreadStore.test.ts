@@ -4,7 +4,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { layer } from "../src/layers/ThreadStore.ts"
 import { ThreadStore } from "../src/services/ThreadStore.ts"
-import { layerMemory } from "./support/Database.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
 
 describe("ThreadStore", () => {
   it.effect("a thread is known by its last registration", () =>

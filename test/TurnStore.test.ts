@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { layer } from "../src/layers/TurnStore.ts"
 import { TurnStore } from "../src/services/TurnStore.ts"
-import { layerMemory } from "./support/Database.ts"
+import { layer as layerMemory } from "../src/testing/Database.ts"
 import { turnRecord } from "./support/turns.ts"
 
 describe("TurnStore", () => {

@@ -30,6 +30,7 @@ const manifest = JSON.parse(read("package.json"))
 
 const name = (file: string): string => path.basename(file, ".ts")
 const concepts = filesIn("src/services")
+const testing = filesIn("src/testing")
 const layers = filesIn("src/layers").filter((file) => !file.startsWith("src/layers/internal/"))
 
 /** The longest concept that the layer's name starts with. */
@@ -49,10 +50,16 @@ const builtAt = (file: string): string => `./dist/library/${file.slice("src/".le
 const mayImport: Record<string, RegExp> = {
   "src/services": /^(effect\/(?!Layer$)[A-Z]\w*|effect\/rpc\/(Rpc|RpcGroup|RpcMiddleware)|\.\/\w+\.ts)$/,
   "src/layers":
-    /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|koffi|@xterm\/headless|smol-toml|unbash|@secretlint\/secretlint-rule-preset-recommend|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
+    /^(effect\/(\w+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|node-pty|koffi|@xterm\/headless|smol-toml|unbash|@peculiar\/x509|reflect-metadata|ws|@secretlint\/secretlint-rule-preset-recommend|(\.\.\/)+services\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/,
+  // No others: a consumer has neither our tools nor a reason to start anything.
+  "src/testing":
+    /^(effect\/([\w-]+\/)?[A-Z]\w*|\.\.\/services\/\w+\.ts|\.\.\/layers\/(internal\/)?\w+\.ts|\.\/[A-Z]\w*\.ts)$/,
   "src/programs":
     /^(effect\/([\w-]+\/)?[A-Z]\w*|@effect\/platform-node\/[A-Z]\w*|node:[\w/]+|(\.\.\/){1,2}(services|layers)\/\w+\.ts|\.\/(internal\/)?\w+\.ts)$/
 }
+
+/** The one barrel: a test's imports cost nobody anything. */
+const testingEntry = "src/testing/index.ts"
 
 const bannedNames =
   /(Manager|Service|Handler|Helper|Utils?|Common|Shared|Core|Base|Impl|Live)$|^(types|index)$/
@@ -86,7 +93,7 @@ describe("architecture", () => {
   })
 
   it("only programs run effects or read their surroundings", () => {
-    const broken = [...concepts, ...filesIn("src/layers")].filter((file) =>
+    const broken = [...concepts, ...filesIn("src/layers"), ...testing].filter((file) =>
       /\bEffect\.run|\bprocess\.(env|argv)\b/.test(read(file))
     )
     assert.deepStrictEqual(broken, [])
@@ -99,9 +106,28 @@ describe("architecture", () => {
 
   it("no file has a name that says nothing", () => {
     assert.deepStrictEqual(
-      filesIn("src").filter((file) => bannedNames.test(name(file))),
+      filesIn("src").filter((file) => bannedNames.test(name(file)) && file !== testingEntry),
       []
     )
+  })
+
+  it("a fake has the name of the concept it stands for, and holdfast/testing has them all", () => {
+    const own = testing.filter((file) => file !== testingEntry)
+    assert.deepStrictEqual(
+      own.filter((file) => !concepts.map(name).includes(name(file)) && name(file) !== "VirtualTime"),
+      []
+    )
+    assert.deepStrictEqual(
+      importsOf(testingEntry).toSorted(),
+      own.map((file) => `./${path.basename(file)}`).toSorted()
+    )
+  })
+
+  it("nothing that runs in earnest reaches a fake", () => {
+    const reached = ["src/services", "src/layers", "src/programs"]
+      .flatMap(filesIn)
+      .flatMap((file) => [...closureOf(file)].filter((to) => testing.includes(to)))
+    assert.deepStrictEqual(reached, [])
   })
 
   it("the bundled hook program starts without effect", () => {
@@ -128,7 +154,11 @@ describe("architecture", () => {
         { types: `${builtAt(file)}.d.ts`, default: `${builtAt(file)}.js` }
       ])
     )
-    assert.deepStrictEqual(manifest.exports, { ...entries, "./package.json": "./package.json" })
+    assert.deepStrictEqual(manifest.exports, {
+      ...entries,
+      "./testing": { types: `${builtAt(testingEntry)}.d.ts`, default: `${builtAt(testingEntry)}.js` },
+      "./package.json": "./package.json"
+    })
   })
 
   it("a layer's entry gives its contract too", () => {

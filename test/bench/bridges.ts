@@ -23,7 +23,7 @@ import { BridgeRecordText, recordName } from "../../src/services/BridgeStore.ts"
 import { HookClients } from "../../src/services/HookClients.ts"
 import type { Identity } from "../../src/services/ProcessIdentity.ts"
 import { Settings } from "../../src/services/Settings.ts"
-import * as FakeEpoch from "../support/Epoch.ts"
+import * as FakeEpoch from "../../src/testing/Epoch.ts"
 import { serve } from "./serve.ts"
 
 const textOf = Schema.encodeSync(BridgeRecordText)
@@ -116,7 +116,7 @@ const settingsIn = (directory: string) =>
   )
 
 const epochLayer = Layer.unwrap(
-  Effect.map(ProcessIdentity.ProcessIdentity, ({ self }) => FakeEpoch.layer({ owner: self }))
+  Effect.map(ProcessIdentity.ProcessIdentity, ({ self }) => FakeEpoch.layerOf({ owner: self }))
 )
 
 const storeIn = (directory: string) =>

@@ -1,4 +1,4 @@
-/** Events to judge, and the real Policy over a config given as a value; its modules are files of a scratch directory. */
+/** The live Policy over a config given as a value; its modules are files of a scratch directory. */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -6,31 +6,8 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { layer } from "../../src/layers/Policy.ts"
-import type { HookEvent, ToolCall } from "../../src/services/HookEvent.ts"
 import { type PolicyConfig, PolicyLoadError } from "../../src/services/Policy.ts"
 import { Settings } from "../../src/services/Settings.ts"
-
-const about = (call: ToolCall | null): HookEvent => ({
-  event: "pre_tool_use",
-  provider: "codex",
-  callId: { _tag: "native", id: "call-1" },
-  sessionId: "thread-1",
-  agentId: null,
-  spawnedBy: null,
-  turnId: "turn-1",
-  cwd: "/repo",
-  call,
-  raw: {}
-})
-
-export const shellEvent = (command: string): HookEvent =>
-  about({ tool: "Bash", kind: "shell", command, paths: [], input: { command } })
-
-export const patchEvent = (...paths: ReadonlyArray<string>): HookEvent =>
-  about({ tool: "apply_patch", kind: "patch", command: null, paths, input: {} })
-
-/** An event that is about no tool call. */
-export const plainEvent = (event: HookEvent["event"]): HookEvent => ({ ...about(null), event })
 
 /** Why a policy could not be loaded, or `loaded`. */
 export const loadProblem = <A, E>(decided: Effect.Effect<A, E>): Effect.Effect<string> =>

@@ -2,7 +2,7 @@
 import type { LeaseInfo } from "../../src/services/AppServerLease.ts"
 import { unproven } from "../../src/services/Guard.ts"
 import type { GatewayStatus } from "../../src/services/Control.ts"
-import { identity } from "./ProcessIdentity.ts"
+import { identity } from "../../src/testing/ProcessIdentity.ts"
 
 export const lease = (over: Partial<LeaseInfo> = {}): LeaseInfo => ({
   key: "k1",

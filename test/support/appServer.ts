@@ -15,8 +15,8 @@ import { CodexBinary } from "../../src/services/CodexBinary.ts"
 import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { Settings, type SettingsShape } from "../../src/services/Settings.ts"
 import { codexBinary, type TestHome } from "./codex.ts"
-import { layer as layerEpoch } from "./Epoch.ts"
-import { carriers } from "./markedProcesses.ts"
+import { layerOf as layerEpoch } from "../../src/testing/Epoch.ts"
+import { carriers, withInEnvironment } from "./markedProcesses.ts"
 
 export interface ServerOptions {
   readonly codexHome: string
@@ -35,18 +35,7 @@ export const epochOf = (codexHome: string): string => codexHome.replaceAll(/\W/g
 
 /** Numbers of the live processes that have the cookie of this test's children in their environment. */
 const cookieBearers = (codexHome: string): ReadonlyArray<number> =>
-  fs
-    .readdirSync("/proc")
-    .map(Number)
-    .filter((pid) => {
-      try {
-        return fs
-          .readFileSync(`/proc/${pid}/environ`, "latin1")
-          .includes(`HOLDFAST_CHILD=${epochOf(codexHome)}.`)
-      } catch {
-        return false
-      }
-    })
+  withInEnvironment(`HOLDFAST_CHILD=${epochOf(codexHome)}.`)
 
 export const appServerOf = Effect.fnUntraced(function* (options: ServerOptions) {
   const all = yield* Settings

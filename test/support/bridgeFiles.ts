@@ -17,8 +17,8 @@ import {
 } from "../../src/layers/BridgeStore.ts"
 import { type Identity, ProcessIdentity } from "../../src/services/ProcessIdentity.ts"
 import { Settings } from "../../src/services/Settings.ts"
-import * as FakeEpoch from "./Epoch.ts"
-import { identity, layer as layerFakeIdentity } from "./ProcessIdentity.ts"
+import * as FakeEpoch from "../../src/testing/Epoch.ts"
+import { identity, layerOf as layerFakeIdentity } from "../../src/testing/ProcessIdentity.ts"
 
 export const ttlMs = 120_000
 export const identityA = identity(1000)
@@ -71,7 +71,7 @@ const gateway = (epoch: string, owner: Identity) =>
     const context = yield* Layer.build(
       Layer.fresh(layer).pipe(
         Layer.provide([
-          FakeEpoch.layer({ epoch, owner }),
+          FakeEpoch.layerOf({ epoch, owner }),
           Layer.succeed(ProcessIdentity, identities),
           Layer.succeed(Settings, {
             ...settings,

@@ -12,7 +12,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import { layer, layerKept } from "../../src/layers/AgentDriverCodex.ts"
 import { InstanceMark } from "../../src/services/InstanceMark.ts"
-import { layer as layerEpoch } from "./Epoch.ts"
+import { layerOf as layerEpoch } from "../../src/testing/Epoch.ts"
 import { AgentDriver, type AgentEvent, type RunRequest } from "../../src/services/AgentDriver.ts"
 import {
   AppServerLost,

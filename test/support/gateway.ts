@@ -152,6 +152,10 @@ export const startGateway = (place: Place, directory: string = dist) =>
 export const startGatewayWith = (place: Place, module: URL) =>
   started(place, process.execPath, ["--import", module.href, path.join(dist, "gateway.mjs"), "--json"])
 
+/** With words of the command line behind it. */
+export const startGatewayAs = (place: Place, ...args: ReadonlyArray<string>) =>
+  started(place, process.execPath, [path.join(dist, "gateway.mjs"), ...args, "--json"])
+
 /** The same by the launcher, with what that gives it. */
 export const launchGateway = (place: Place) =>
   started(place, "/bin/sh", [path.join(dist, "holdfast.sh"), "up", "--json"])

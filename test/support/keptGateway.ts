@@ -40,7 +40,7 @@ import { overridesFor, ScriptedProvider } from "../../src/services/ScriptedProvi
 import { Settings, type SettingsShape } from "../../src/services/Settings.ts"
 import { plainEnv } from "./appServer.ts"
 import { codexBinary } from "./codex.ts"
-import { record } from "./Epoch.ts"
+import { record } from "../../src/testing/Epoch.ts"
 import type { KeptWorld } from "./keptServer.ts"
 
 export interface GatewayWishes {

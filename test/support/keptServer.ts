@@ -18,7 +18,7 @@ import { RunLog } from "../../src/services/RunLog.ts"
 import { resolvePaths, Settings, type SettingsShape } from "../../src/services/Settings.ts"
 import { plainEnv, provider } from "./appServer.ts"
 import { codexBinary, makeHome, type TestHome } from "./codex.ts"
-import { layer as layerEpoch } from "./Epoch.ts"
+import { layerOf as layerEpoch } from "../../src/testing/Epoch.ts"
 import { leftOf, supervisorOf, type World } from "./ptySupervisor.ts"
 
 export interface KeptWorld {

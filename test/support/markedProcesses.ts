@@ -44,6 +44,18 @@ export const bystander = Effect.acquireRelease(
 
 export const lives = (child: ChildProcess): boolean => child.exitCode === null && child.signalCode === null
 
+/** Numbers of the live processes that have a text in their environment. */
+export const withInEnvironment = (text: string): ReadonlyArray<number> =>
+  readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(text)
+      } catch {
+        return false
+      }
+    })
+
 /** Every process with a hard RLIMIT_LOCKS from low to high that is not a zombie. */
 export const carriers = (low: number, high: number): ReadonlyArray<number> =>
   readdirSync("/proc")

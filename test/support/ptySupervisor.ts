@@ -9,7 +9,7 @@ import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs"
+import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { DatabaseSync } from "node:sqlite"
 import { fileURLToPath } from "node:url"
@@ -31,9 +31,9 @@ import { Epoch } from "../../src/services/Epoch.ts"
 import type { MarkRange } from "../../src/services/InstanceMark.ts"
 import { runDefaults, type RunSpec } from "../../src/services/Run.ts"
 import { resolvePaths, Settings } from "../../src/services/Settings.ts"
-import { record } from "./Epoch.ts"
+import { record } from "../../src/testing/Epoch.ts"
 import { dist } from "./gateway.ts"
-import { carriers } from "./markedProcesses.ts"
+import { carriers, withInEnvironment } from "./markedProcesses.ts"
 
 export const directory = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(`${tmpdir()}/hf-pty-`)),
@@ -218,21 +218,10 @@ export const untilPrinted = (world: World, runId: string, text: string) =>
   )
 
 /** Numbers of the live processes that have a run's cookie in their environment. */
-const cookieBearers = (runId: string): ReadonlyArray<number> => inEnvironment(`HOLDFAST_RUN=${runId}`)
-
-const inEnvironment = (text: string): ReadonlyArray<number> =>
-  readdirSync("/proc")
-    .map(Number)
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(text)
-      } catch {
-        return false
-      }
-    })
+const cookieBearers = (runId: string): ReadonlyArray<number> => withInEnvironment(`HOLDFAST_RUN=${runId}`)
 
 /** Numbers of the live processes that have a run in their PATH. */
-export const namedInPath = (runId: string): ReadonlyArray<number> => inEnvironment(`/runs/${runId}/bin`)
+export const namedInPath = (runId: string): ReadonlyArray<number> => withInEnvironment(`/runs/${runId}/bin`)
 
 /** Everybody who is left of some runs, by the epoch's marks and by the cookies. */
 export const leftOf = (range: MarkRange | null, runIds: ReadonlyArray<string>): ReadonlyArray<number> => [

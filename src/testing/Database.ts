@@ -3,16 +3,16 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import * as SqlClient from "effect/sql/SqlClient"
-import { connect, migrate } from "../../src/layers/internal/nodeSqlite.ts"
-import { migrations } from "../../src/services/Database.ts"
+import { connect, migrate } from "../layers/internal/nodeSqlite.ts"
+import { migrations } from "../services/Database.ts"
 
 /** The same before its first migration. */
-export const layerEmpty = Layer.effect(SqlClient.SqlClient, connect(":memory:")).pipe(
-  Layer.provide(Reactivity.layer),
-  Layer.orDie
-)
+export const layerEmpty: Layer.Layer<SqlClient.SqlClient> = Layer.effect(
+  SqlClient.SqlClient,
+  connect(":memory:")
+).pipe(Layer.provide(Reactivity.layer), Layer.orDie)
 
-export const layerMemory = Layer.effect(
+export const layer: Layer.Layer<SqlClient.SqlClient> = Layer.effect(
   SqlClient.SqlClient,
   Effect.tap(SqlClient.SqlClient, (sql) => Effect.orDie(migrate(sql, migrations)))
 ).pipe(Layer.provide(Layer.fresh(layerEmpty)))

@@ -3,9 +3,9 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import type { HookEventName } from "../../src/services/HookEvent.ts"
-import type { Decision } from "../../src/services/Policy.ts"
-import { type RelayEntry, RelayRegistry } from "../../src/services/RelayRegistry.ts"
+import type { HookEventName } from "../services/HookEvent.ts"
+import type { Decision } from "../services/Policy.ts"
+import { type RelayEntry, RelayRegistry } from "../services/RelayRegistry.ts"
 
 export const allowed: Decision = { verdict: { _tag: "allow" }, policy: "default", reason: "", votes: [] }
 
@@ -40,9 +40,9 @@ export class FakeRelays extends Context.Service<
     /** Runs before each look-up is answered. */
     readonly beforeFind: (hook: () => void) => void
   }
->()("test/FakeRelays") {}
+>()("holdfast/testing/FakeRelays") {}
 
-export const layerFake = Layer.effectContext(
+export const layer: Layer.Layer<RelayRegistry | FakeRelays> = Layer.effectContext(
   Effect.sync(() => {
     const log: Array<string> = []
     const entries = new Map<string, RelayEntry>()

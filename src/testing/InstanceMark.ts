@@ -12,7 +12,7 @@ import {
   type MarkRange,
   MarkUnavailable,
   rangeOf
-} from "../../src/services/InstanceMark.ts"
+} from "../services/InstanceMark.ts"
 
 export class FakeInstanceMark extends Context.Service<
   FakeInstanceMark,
@@ -28,12 +28,12 @@ export class FakeInstanceMark extends Context.Service<
     /** Processes of these pids outlive every sweep. */
     readonly clings: (...pids: ReadonlyArray<number>) => Effect.Effect<void>
   }
->()("holdfast/test/FakeInstanceMark") {}
+>()("holdfast/testing/FakeInstanceMark") {}
 
 /** A range as a gateway outside every other takes it. */
 export const range = (index: number): MarkRange => rangeOf((index + 2) * 2 ** 41)
 
-export const layer = Layer.effectContext(
+export const layer: Layer.Layer<InstanceMark | FakeInstanceMark> = Layer.effectContext(
   Effect.sync(() => {
     const log: Array<string> = []
     const chosen: Array<MarkRange> = []

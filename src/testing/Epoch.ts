@@ -4,8 +4,8 @@
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { Epoch, type EpochRecord } from "../../src/services/Epoch.ts"
-import type { MarkRange } from "../../src/services/InstanceMark.ts"
+import { Epoch, type EpochRecord } from "../services/Epoch.ts"
+import type { MarkRange } from "../services/InstanceMark.ts"
 import { range } from "./InstanceMark.ts"
 import { identity } from "./ProcessIdentity.ts"
 
@@ -17,7 +17,7 @@ export const record = (over: Partial<EpochRecord> = {}): EpochRecord => ({
   ...over
 })
 
-export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null = null): Layer.Layer<Epoch> =>
+export const layerOf = (over: Partial<EpochRecord>, claim: MarkRange | null = null): Layer.Layer<Epoch> =>
   Layer.succeed(Epoch, {
     current: record(over),
     unmarked: null,
@@ -27,3 +27,5 @@ export const layer = (over: Partial<EpochRecord> = {}, claim: MarkRange | null =
     swept: [],
     sweepOwn: Effect.succeed({ ended: [], survivors: [], proven: true })
   })
+
+export const layer = layerOf({})

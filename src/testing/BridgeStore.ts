@@ -15,8 +15,8 @@ import {
   BridgeStore,
   type BridgeWriteError,
   sameClaim
-} from "../../src/services/BridgeStore.ts"
-import type { DirectoryRefused } from "../../src/services/PrivateDirectory.ts"
+} from "../services/BridgeStore.ts"
+import type { DirectoryRefused } from "../services/PrivateDirectory.ts"
 
 const defaultOwner: BridgeOwner = {
   epoch: "epoch-1",
@@ -39,9 +39,9 @@ export class FakeBridgeStore extends Context.Service<
     /** Another gateway publishes over a path. */
     readonly overwrites: (record: BridgeRecord) => Effect.Effect<void>
   }
->()("holdfast/test/FakeBridgeStore") {}
+>()("holdfast/testing/FakeBridgeStore") {}
 
-export const layer = (owner: BridgeOwner = defaultOwner): Layer.Layer<BridgeStore | FakeBridgeStore> =>
+export const layerOf = (owner: BridgeOwner): Layer.Layer<BridgeStore | FakeBridgeStore> =>
   Layer.effectContext(
     Effect.sync(() => {
       const log: Array<string> = []
@@ -98,3 +98,5 @@ export const layer = (owner: BridgeOwner = defaultOwner): Layer.Layer<BridgeStor
       )
     })
   )
+
+export const layer = layerOf(defaultOwner)

@@ -1,18 +1,21 @@
-/** Approvals: a person who is asked and always says the same; calls to ask about; the real ones over a database. */
+/**
+ * Approvals: the live ones on the state database in memory, answered by a test; or a person who is asked and always says the
+ * same; and calls to ask about.
+ */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { layer } from "../../src/layers/Approvals.ts"
+import { layer as layerLive } from "../layers/Approvals.ts"
 import {
   type Approval,
   Approvals,
   type AskRequest,
   type CallFacts,
   type Outcome
-} from "../../src/services/Approvals.ts"
-import { layerMemory } from "./Database.ts"
+} from "../services/Approvals.ts"
+import { layer as layerDatabase } from "./Database.ts"
 
-/** Notes what is asked. */
-export const layerPerson = (outcome: Outcome, asked: Array<AskRequest> = []) =>
+/** Everybody is told the same at once, and what is asked is noted. */
+export const layerOf = (outcome: Outcome, asked: Array<AskRequest> = []): Layer.Layer<Approvals> =>
   Layer.mock(Approvals, {
     ask: (request) =>
       Effect.sync(() => {
@@ -22,9 +25,12 @@ export const layerPerson = (outcome: Outcome, asked: Array<AskRequest> = []) =>
   })
 
 /** Nobody may be asked in this test. */
-export const layerNobody = Layer.mock(Approvals, { ask: () => Effect.die("nobody is asked here") })
+export const layerNobody: Layer.Layer<Approvals> = Layer.mock(Approvals, {
+  ask: () => Effect.die("nobody is asked here")
+})
 
-export const layerReal = layer.pipe(Layer.provideMerge(layerMemory))
+/** The live ones: an ask waits until the test answers it, or its time is over. */
+export const layer = layerLive.pipe(Layer.provideMerge(layerDatabase))
 
 export const facts = (over: Partial<CallFacts> = {}): CallFacts => ({
   provider: "codex",
@@ -56,6 +62,7 @@ export const request = (
   }
 }
 
+/** Who answers. */
 export const person = { uid: 0, pid: 4242, command: "holdfast" }
 
 /** One that waits. */

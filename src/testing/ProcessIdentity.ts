@@ -7,7 +7,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import { type Identity, ProcessIdentity, type Verdict } from "../../src/services/ProcessIdentity.ts"
+import { type Identity, ProcessIdentity, type Verdict } from "../services/ProcessIdentity.ts"
 
 const defaultSelf: Identity = {
   bootId: "boot-1",
@@ -37,9 +37,9 @@ export class FakeProcessIdentity extends Context.Service<
     /** The identities whose verdict was asked, in order. */
     readonly asked: Effect.Effect<ReadonlyArray<Identity>>
   }
->()("holdfast/test/FakeProcessIdentity") {}
+>()("holdfast/testing/FakeProcessIdentity") {}
 
-export const layer = (self: Identity = defaultSelf): Layer.Layer<ProcessIdentity | FakeProcessIdentity> =>
+export const layerOf = (self: Identity): Layer.Layer<ProcessIdentity | FakeProcessIdentity> =>
   Layer.effectContext(
     Effect.sync(() => {
       const running = new Map<number, Identity>([[self.pid, self]])
@@ -71,3 +71,5 @@ export const layer = (self: Identity = defaultSelf): Layer.Layer<ProcessIdentity
       )
     })
   )
+
+export const layer = layerOf(defaultSelf)
