@@ -6,8 +6,8 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { makeThreadEnder, type Processes } from "../src/layers/internal/threadProcesses.ts"
-import { pass, settle } from "./support/AppServerLease.ts"
-import { range } from "./support/InstanceMark.ts"
+import { range } from "../src/testing/InstanceMark.ts"
+import { pass, settle } from "../src/testing/VirtualTime.ts"
 
 interface Fake {
   /** Null: reading it takes forever. */

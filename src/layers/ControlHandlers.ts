@@ -19,6 +19,8 @@ import { byHand, Guard } from "../services/Guard.ts"
 import { HookClients } from "../services/HookClients.ts"
 import { HookSpool } from "../services/HookSpool.ts"
 import { Keeper } from "../services/Keeper.ts"
+import { NodeLink } from "../services/NodeLink.ts"
+import { Nodes } from "../services/Nodes.ts"
 import { Operator } from "../services/Operator.ts"
 import { Policy } from "../services/Policy.ts"
 import { RelayRegistry } from "../services/RelayRegistry.ts"
@@ -44,11 +46,18 @@ export const make = Effect.gen(function* () {
   const tree = yield* SupervisionTree
   const keeper = yield* Keeper
   const shutdown = yield* Shutdown
+  const link = yield* NodeLink
+  const nodes = yield* Nodes
 
   return Control.of({
     Status: () =>
       Effect.gen(function* () {
+        const linked = yield* link.status
+        const { listening } = nodes
+        const connected = (yield* nodes.live).length
         return {
+          ...(linked === null ? {} : { link: linked }),
+          ...(listening === null ? {} : { nodes: { url: listening.url, connected } }),
           version,
           epoch: current.epoch,
           owner: current.owner,

@@ -9,6 +9,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
@@ -175,6 +176,12 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
   const admit = Effect.fnUntraced(function* (spec: RunSpec, variables: RunVariables) {
     // Whoever may still ask is about to end with everything else.
     if (closing) return yield* Effect.interrupt
+    if (spec.id !== undefined) {
+      const started = live.get(spec.id)
+      if (started !== undefined) return yield* infoOf(started)
+      const ended = yield* Effect.option(past.find(spec.id))
+      if (Option.isSome(ended)) return ended.value
+    }
     const ofScope = [...live.values()].filter((run) => spec.scope !== null && run.spec.scope === spec.scope)
     const last = ofScope.at(-1)
     if (last !== undefined && !spec.replace)
@@ -185,7 +192,7 @@ export const makeWith = Effect.fnUntraced(function* (launch: Launch, machine: Ru
     if (live.size >= maxRuns) return yield* new TooManyRuns()
 
     yield* orphans.begin
-    const id = `r-${yield* ulid}`
+    const id = spec.id ?? `r-${yield* ulid}`
     const createdAt = yield* Clock.currentTimeMillis
     const markScope = yield* Scope.fork(scopes)
     const mark = yield* Scope.provide(epoch.claimMark, markScope)

@@ -1,11 +1,14 @@
 /** RunControl, the gateway's answers: asks the supervisor, the logs and the screens, and keeps who is a run's writer. */
 import * as Clock from "effect/Clock"
+import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
+import { randomBytes } from "node:crypto"
+import * as os from "node:os"
 import { AgentDriver } from "../services/AgentDriver.ts"
 import { ClaudeDriver } from "../services/ClaudeDriver.ts"
 import { withoutDaemon } from "../services/CodexBinary.ts"
-import { PtySupervisor, RunInputRefused } from "../services/PtySupervisor.ts"
+import { newestFirst, PtySupervisor, RunInputRefused } from "../services/PtySupervisor.ts"
 import {
   type AttachEvent,
   isOver,
@@ -20,6 +23,7 @@ import {
 } from "../services/RunControl.ts"
 import { type LogChunk, type LogPosition, RunLog } from "../services/RunLog.ts"
 import { encodeKeys, encodePaste, Screen } from "../services/Screen.ts"
+import { makeRoutes } from "./internal/nodeRoutes.ts"
 
 export * from "../services/RunControl.ts"
 
@@ -46,6 +50,9 @@ export const make = Effect.gen(function* () {
   /** The attachment that is the writer, by run. An entry lives as long as the stream of its caller. */
   const writers = new Map<string, number>()
   let attachments = 0
+  const routes = yield* makeRoutes
+  const find = (ref: string) =>
+    Effect.catchTag(runs.find(ref), "RunNotFound", (missing) => routes.find(ref, missing))
 
   const becomeWriter = (runId: string, attachment: number) =>
     Effect.acquireRelease(
@@ -137,35 +144,65 @@ export const make = Effect.gen(function* () {
   })
 
   return RunControl.of({
-    StartRun: ({ spec, variables }) =>
-      runs.start({ ...spec, args: withoutDaemon(spec.command, spec.args) }, variables),
+    StartRun: ({ spec, variables, node, home }) =>
+      Effect.suspend(() => {
+        const plain = { ...spec, args: withoutDaemon(spec.command, spec.args) }
+        if (node !== undefined && node !== null)
+          return Effect.flatMap(ulid, (id) =>
+            routes.start(node, spec.id ?? `r-${id}`, { spec: plain, variables, home: home ?? false })
+          )
+        return runs.start(home === true ? { ...plain, cwd: os.homedir() } : plain, variables)
+      }),
     StartClaude: ({ request, variables }) => claude.start(request, variables),
     ProveClaude: ({ variables }) => Effect.map(claude.prove(variables), (proven) => ({ proven })),
     ListRuns: ({ ended }) =>
       Effect.gen(function* () {
-        const all = yield* runs.list
+        const elsewhere = yield* routes.list(ended)
+        const all = newestFirst([...(yield* runs.list), ...elsewhere.runs])
         const short = shortIds(all.map(({ id }) => id))
         return {
           runs: all.flatMap((run) =>
             ended || run.endedAt === null ? [{ short: short.get(run.id) ?? run.id, run }] : []
           ),
-          turns: yield* driver.active,
+          ...(elsewhere.away.length === 0 ? {} : { away: elsewhere.away }),
+          turns: [...(yield* driver.active), ...elsewhere.turns],
           now: yield* Clock.currentTimeMillis
         }
       }),
-    FindRun: ({ ref }) => runs.find(ref),
-    WatchRun: ({ runId }) => runs.watch(runId),
-    EndRun: ({ runId, graceMs }) => runs.end(runId, { by: operator, graceMs }),
-    RemoveRun: ({ runId }) => runs.remove(runId),
+    FindRun: ({ ref }) => find(ref),
+    WatchRun: ({ runId }) => routes.follow(runId, runs.watch(runId), ({ WatchRun }) => WatchRun({ runId })),
+    EndRun: ({ runId, graceMs }) =>
+      routes.ask(runId, runs.end(runId, { by: operator, graceMs }), ({ EndRun }) =>
+        EndRun({ runId, graceMs })
+      ),
+    RemoveRun: ({ runId }) => routes.ask(runId, runs.remove(runId), ({ RemoveRun }) => RemoveRun({ runId })),
     WriteRun: ({ runId, bytes, attachment }) =>
-      Effect.andThen(asWriter(runId, attachment), runs.write(runId, bytes)),
-    TypeRun: ({ runId, typed }) => Effect.flatMap(bytesOf(runId, typed), (bytes) => runs.write(runId, bytes)),
-    CloseRunInput: ({ runId }) => runs.closeInput(runId),
+      routes.ask(
+        runId,
+        Effect.andThen(asWriter(runId, attachment), runs.write(runId, bytes)),
+        ({ WriteRun }) => WriteRun({ runId, bytes, attachment })
+      ),
+    TypeRun: ({ runId, typed }) =>
+      routes.ask(
+        runId,
+        Effect.flatMap(bytesOf(runId, typed), (bytes) => runs.write(runId, bytes)),
+        ({ TypeRun }) => TypeRun({ runId, typed })
+      ),
+    CloseRunInput: ({ runId }) =>
+      routes.ask(runId, runs.closeInput(runId), ({ CloseRunInput }) => CloseRunInput({ runId })),
     ResizeRun: ({ runId, size, attachment }) =>
-      Effect.andThen(asWriter(runId, attachment), runs.resize(runId, size)),
-    ReadRun: ({ runId, from, follow }) => read(runId, from, follow),
-    AttachRun: (options) => Stream.unwrap(attach(options))
+      routes.ask(
+        runId,
+        Effect.andThen(asWriter(runId, attachment), runs.resize(runId, size)),
+        ({ ResizeRun }) => ResizeRun({ runId, size, attachment })
+      ),
+    ReadRun: ({ runId, from, follow }) =>
+      routes.follow(runId, read(runId, from, follow), ({ ReadRun }) => ReadRun({ runId, from, follow })),
+    AttachRun: (options) =>
+      routes.follow(options.runId, Stream.unwrap(attach(options)), ({ AttachRun }) => AttachRun(options))
   })
 })
 
 export const layer = RunControl.toLayer(make)
+
+const { ulid } = SecureRandom.make((size) => new Uint8Array(randomBytes(size)))

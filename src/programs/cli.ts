@@ -22,6 +22,7 @@ import { approvals } from "./internal/approvalVerbs.ts"
 import { audit } from "./internal/auditVerbs.ts"
 import { parseDuration } from "./internal/duration.ts"
 import { answered, gateway, oneGateway, runCodex, runDoctor, stopGateway } from "./internal/operator.ts"
+import { node, nodes } from "./internal/nodeVerbs.ts"
 import { reap } from "./internal/reap.ts"
 import { runVerbs } from "./internal/runVerbs.ts"
 import { presenter, print, teardown } from "./internal/terminal.ts"
@@ -200,6 +201,8 @@ const holdfast = Command.make("holdfast").pipe(
     audit,
     codex,
     claude,
+    nodes,
+    node,
     doctor,
     demo
   ]),

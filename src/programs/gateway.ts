@@ -10,13 +10,13 @@
  * At a handover nothing that the keeper holds is ended: turns go on unwatched on its app-server, their records stay, hooks
  * that wait are dropped to ask again, and the next gateway takes all of it up before its control socket opens.
  */
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as RpcSerialization from "effect/rpc/RpcSerialization"
 import * as RpcServer from "effect/rpc/RpcServer"
-import { parseArgs } from "node:util"
 import * as AgentDriverCodex from "../layers/AgentDriverCodex.ts"
 import * as AppServerLease from "../layers/AppServerLease.ts"
 import * as AppServerProcess from "../layers/AppServerProcess.ts"
@@ -31,12 +31,19 @@ import * as ControlServer from "../layers/ControlServer.ts"
 import * as Database from "../layers/Database.ts"
 import * as Epoch from "../layers/Epoch.ts"
 import * as Guard from "../layers/Guard.ts"
+import * as GatewayCertificate from "../layers/GatewayCertificate.ts"
 import * as HookClients from "../layers/HookClients.ts"
 import * as HookRelayServer from "../layers/HookRelayServer.ts"
 import * as HookSpool from "../layers/HookSpool.ts"
 import * as InstanceMark from "../layers/InstanceMark.ts"
 import * as Keeper from "../layers/Keeper.ts"
+import * as NodeControlHandlers from "../layers/NodeControlHandlers.ts"
+import * as NodeIdentity from "../layers/NodeIdentity.ts"
+import * as NodeLink from "../layers/NodeLink.ts"
+import * as NodeRegistry from "../layers/NodeRegistry.ts"
+import * as NodesListener from "../layers/NodesListener.ts"
 import * as Operator from "../layers/Operator.ts"
+import * as PinStore from "../layers/PinStore.ts"
 import * as Policy from "../layers/Policy.ts"
 import * as ProcessIdentity from "../layers/ProcessIdentity.ts"
 import * as PtySupervisor from "../layers/PtySupervisor.ts"
@@ -48,10 +55,13 @@ import * as RunReaper from "../layers/RunReaper.ts"
 import * as Screen from "../layers/Screen.ts"
 import * as SupervisionTree from "../layers/SupervisionTree.ts"
 import * as Syscalls from "../layers/Syscalls.ts"
+import * as TlsSessionCache from "../layers/TlsSessionCache.ts"
 import * as ThreadStore from "../layers/ThreadStore.ts"
 import * as TurnStore from "../layers/TurnStore.ts"
 import { ControlSocket, Shutdown, type ShutdownKind } from "../services/Control.ts"
+import { RunControl } from "../services/RunControl.ts"
 import { Settings } from "../services/Settings.ts"
+import { type GatewayArguments, readArguments, UsageError } from "./internal/gatewayArguments.ts"
 import { logging, problemOf, settingsLayer } from "./internal/surroundings.ts"
 
 const sweepAtEnd = Layer.effectDiscard(
@@ -74,15 +84,37 @@ const sweepAtEnd = Layer.effectDiscard(
 
 const control = ControlServer.hurryAtEnd.pipe(
   Layer.provideMerge(RpcServer.layer(ControlSocket, { disableFatalDefects: true })),
-  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer, Operator.layer]),
+  Layer.provide([ControlHandlers.layer, RunControlHandlers.layer, NodeControlHandlers.layer, Operator.layer]),
   Layer.provide(Operator.layerProtocol),
   Layer.provide([ControlServer.layer, RpcSerialization.layerNdjson])
+)
+
+/** The runs of this machine, for the gateway that it is a node of; on connections that NodeLink has dialled. */
+const offered = RpcServer.layer(RunControl, { disableFatalDefects: true }).pipe(
+  Layer.provide(RunControlHandlers.layer),
+  Layer.provide(RpcServer.layerProtocolSocketServer),
+  Layer.provide(RpcSerialization.layerNdjson)
+)
+
+/** A machine that is no node needs no key to be known by. */
+const identity = Layer.unwrap(
+  Effect.map(Settings, ({ node }) =>
+    node === null
+      ? Layer.succeed(NodeIdentity.NodeIdentity, { publicKey: "", sign: () => new Uint8Array() })
+      : NodeIdentity.layer
+  )
+)
+
+const link = NodeLink.layer.pipe(
+  Layer.provide([TlsSessionCache.layer, identity]),
+  Layer.provide(PinStore.layer)
 )
 
 const stores = Layer.mergeAll(
   BridgeStore.layer,
   AuditLog.layer,
   Approvals.layer,
+  NodeRegistry.layer,
   ThreadStore.layer,
   TurnStore.layer,
   Policy.layer,
@@ -106,12 +138,15 @@ const runs = Screen.layer.pipe(
   Layer.provideMerge([handover, Syscalls.layer])
 )
 
-const graph = control.pipe(
+const graph = Layer.mergeAll(control, offered).pipe(
+  Layer.provide(NodesListener.layer),
+  Layer.provide(GatewayCertificate.layer),
   Layer.provideMerge(HookRelayServer.layer),
   Layer.provide([AgentDriverCodex.layerKept, ClaudeDriver.layer]),
   Layer.provide(AppServerLease.layer),
   Layer.provide(AppServerProcess.layerKept),
   Layer.provideMerge(RelayRegistry.layer),
+  Layer.provide(link),
   Layer.provide([Guard.layer, HookSpool.layer]),
   Layer.provide(runs),
   Layer.provide(stores),
@@ -122,31 +157,28 @@ const graph = control.pipe(
   Layer.provide([Database.layer, Redaction.layer])
 )
 
-const usage = `holdfast up [--json]
-
-Starts the gateway in the foreground and prints one line when it is ready. Stop it with Ctrl-C or \`holdfast down\`.`
-
 const fail = (code: number, line: string): never => {
   process.stderr.write(`holdfast: ${line}\n`)
   process.exit(code)
 }
 
-const readArguments = (): { readonly json: boolean } => {
+const read = (): GatewayArguments => {
   try {
-    const { values } = parseArgs({
-      options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } }
-    })
-    if (values.help) {
-      process.stdout.write(`${usage}\n`)
-      process.exit(0)
-    }
-    return { json: values.json ?? false }
+    return readArguments(process.argv.slice(2))
   } catch (error) {
-    return fail(2, `${(error as Error).message.split(/[.\n]/)[0]}. See: holdfast up --help`)
+    if (error instanceof UsageError) return fail(2, error.message)
+    throw error
   }
 }
 
-const args = readArguments()
+const args = read()
+const settings = Layer.effect(
+  Settings,
+  Effect.flatMap(Settings, (read) =>
+    Effect.try({ try: () => args.change(read), catch: (error) => error as UsageError })
+  )
+).pipe(Layer.provide(settingsLayer))
+
 const requested = Deferred.makeUnsafe<void>()
 let kind: ShutdownKind | null = null
 const request = (asked: ShutdownKind): void => {
@@ -197,7 +229,7 @@ const main = Effect.gen(function* () {
   yield* Deferred.await(requested)
 }).pipe(
   Effect.provide(
-    graph.pipe(Layer.provide(shutdown), Layer.provideMerge(logging), Layer.provideMerge(settingsLayer))
+    graph.pipe(Layer.provide(shutdown), Layer.provideMerge(logging), Layer.provideMerge(settings))
   )
 )
 
@@ -206,5 +238,5 @@ Effect.runFork(
   Effect.raceFirst(main, Effect.andThen(Deferred.await(requested), Effect.void))
 ).addObserver((exit) => {
   if (Exit.isSuccess(exit) || signals > 0) process.exit(0)
-  fail(1, problemOf(exit))
+  fail(Cause.squash(exit.cause) instanceof UsageError ? 2 : 1, problemOf(exit))
 })

@@ -80,6 +80,14 @@ export const ConfigFile = Schema.Struct({
       holdSeconds: Schema.optionalKey(Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 86_400 })))
     })
   ),
+  nodes: Schema.optionalKey(
+    Schema.Struct({
+      /** What is shown to nodes instead of a certificate of our own, as PEM; its chain behind it. */
+      certificate: Schema.optionalKey(AbsolutePath),
+      /** Its key, as PEM without a password; nobody else's to read. */
+      key: Schema.optionalKey(AbsolutePath)
+    })
+  ),
   policy: Schema.optionalKey(PolicyConfig),
   /** Which way an event falls when nobody can decide, by cause where that is given; absent = closed for pre_tool_use and permission_request. */
   directions: Schema.optionalKey(Schema.Record(HookEventName, Schema.optionalKey(DirectionOverride))),
@@ -103,6 +111,8 @@ export const environmentOf = {
   "turn.providerTimeoutSeconds": "HOLDFAST_TURN_PROVIDER_TIMEOUT_SECONDS",
   "approvals.expireSeconds": "HOLDFAST_APPROVALS_EXPIRE_SECONDS",
   "approvals.holdSeconds": "HOLDFAST_APPROVALS_HOLD_SECONDS",
+  "nodes.certificate": "HOLDFAST_NODES_CERTIFICATE",
+  "nodes.key": "HOLDFAST_NODES_KEY",
   policy: "HOLDFAST_POLICY",
   directions: "HOLDFAST_DIRECTIONS",
   logLevel: "HOLDFAST_LOG_LEVEL"
@@ -138,6 +148,8 @@ const environmentParsers: Record<keyof typeof environmentOf, (text: string) => u
   "turn.providerTimeoutSeconds": number,
   "approvals.expireSeconds": number,
   "approvals.holdSeconds": number,
+  "nodes.certificate": text,
+  "nodes.key": text,
   policy: json,
   directions: json,
   logLevel: text
@@ -236,6 +248,26 @@ const withUseForToken = (
         })
       )
 
+/** One without the other could only be joined with what is not its own. */
+const withBothOfNodes = (
+  env: Environment,
+  path: string,
+  config: ConfigFile
+): Result.Result<ConfigFile, ConfigError> => {
+  const { certificate, key } = config.nodes ?? {}
+  if ((certificate === undefined) === (key === undefined)) return Result.succeed(config)
+  const [there, missing] =
+    key === undefined
+      ? (["nodes.certificate", "nodes.key"] as const)
+      : (["nodes.key", "nodes.certificate"] as const)
+  return Result.fail(
+    new ConfigError({
+      where: env[environmentOf[there]] ? environmentOf[there] : path,
+      problem: `${there}: it needs ${missing} as well`
+    })
+  )
+}
+
 /** The file's text (null when there is none), and what the environment says instead. */
 export const readConfig = (
   path: string,
@@ -247,5 +279,6 @@ export const readConfig = (
     : Result.flatMap(parseJson(path, text), (value) => decode(path, value))
   ).pipe(
     Result.flatMap((base) => fromEnvironment(env, base)),
-    Result.flatMap((config) => withUseForToken(env, path, config))
+    Result.flatMap((config) => withUseForToken(env, path, config)),
+    Result.flatMap((config) => withBothOfNodes(env, path, config))
   )

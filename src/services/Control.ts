@@ -26,6 +26,8 @@ import { Guards } from "./Guard.ts"
 import { HookEventName, ProviderName } from "./HookEvent.ts"
 import { MarkRange } from "./InstanceMark.ts"
 import { KeeperInfo } from "./Keeper.ts"
+import { LinkStatus } from "./NodeLink.ts"
+import { NodeControl } from "./NodeControl.ts"
 import { OperatorsOnly } from "./Operator.ts"
 import { Identity } from "./ProcessIdentity.ts"
 import { RelayInfo } from "./RelayRegistry.ts"
@@ -52,6 +54,10 @@ export const GatewayStatus = Schema.Struct({
   policies: Schema.Array(Schema.String),
   hookClient: Schema.String,
   guard: Guards,
+  /** Of a node: the gateway that it belongs to. */
+  link: Schema.optionalKey(LinkStatus),
+  /** Where other machines dial in, and how many of them are connected. */
+  nodes: Schema.optionalKey(Schema.Struct({ url: Schema.String, connected: Schema.Int })),
   relays: Schema.Int,
   leases: Schema.Array(LeaseInfo)
 })
@@ -160,7 +166,7 @@ export const Control = RpcGroup.make(
 )
 
 /** Everything that is answered on the socket. */
-export const ControlSocket = Control.merge(RunControl)
+export const ControlSocket = Control.merge(RunControl).merge(NodeControl)
 
 export class NoGateway extends Schema.TaggedError<NoGateway>()("NoGateway", { socket: Schema.String }) {
   override get message(): string {

@@ -118,6 +118,19 @@ export const migrations: ReadonlyArray<Migration> = [
       // What breaks and mends the guards, found at once in however long a log.
       `CREATE INDEX audit_of_guards ON audit (seq) WHERE source IN ('incident', 'canary', 'client') OR policy = 'unanswered'`
     ]
+  },
+  {
+    name: "0009_nodes",
+    statements: [
+      `CREATE TABLE nodes (
+        node_id TEXT PRIMARY KEY, public_key TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+        paired_at REAL NOT NULL, last_seen_at REAL, revoked_at REAL
+      ) STRICT`,
+      "CREATE UNIQUE INDEX nodes_by_name ON nodes (name) WHERE revoked_at IS NULL",
+      `CREATE TABLE node_codes (
+        digest TEXT PRIMARY KEY, created_at REAL NOT NULL, expires_at REAL NOT NULL, used_at REAL
+      ) STRICT`
+    ]
   }
 ]
 

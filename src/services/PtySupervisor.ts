@@ -30,6 +30,8 @@ export const maxRuns = 2_000
 export const RunInfo = Schema.Struct({
   /** `r-` and 26 characters of a ULID: sorted by age, and unambiguous from a few characters on. */
   id: Schema.String,
+  /** The machine it is on, where that is not this one. */
+  node: Schema.optionalKey(Schema.String),
   /** Without the values of its environment. */
   spec: RunSpec,
   state: Schema.Literals(["Requested", "Spawning", "Running", "Stopping", "Exited", "Lost"]),

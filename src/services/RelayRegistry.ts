@@ -41,6 +41,8 @@ export interface RelaySpec {
   readonly attended?: boolean
   /** Told of each event before it is decided; absent: nobody. */
   readonly heard?: (event: HookEvent) => Effect.Effect<void>
+  /** Told of each decision once its row is written; absent: nobody. */
+  readonly judged?: (event: HookEvent, decision: Decision) => Effect.Effect<void>
 }
 
 /** What an operator sees of a relay. */

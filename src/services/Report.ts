@@ -7,6 +7,7 @@ import type { GatewayStatus } from "./Control.ts"
 import { adoptedNote, type Check, circuitRemedy } from "./Doctor.ts"
 import type { GuardState } from "./Guard.ts"
 import type { directionTable, FailureCause } from "./HookEvent.ts"
+import { linkWords } from "./NodeLink.ts"
 import type { RelayInfo } from "./RelayRegistry.ts"
 import type { KeeperInfo } from "./Keeper.ts"
 import type { LeftBecause, Reconciled } from "./RunLedger.ts"
@@ -247,6 +248,10 @@ export const status = (gateway: GatewayStatus): string => {
     ]),
     ["hook client", gateway.hookClient],
     ["relays", String(gateway.relays)],
+    ...(gateway.link === undefined ? [] : [["node of", oneLine(linkWords(gateway.link), 400)]]),
+    ...(gateway.nodes === undefined
+      ? []
+      : [["nodes", `${gateway.nodes.connected} connected; they dial in at ${gateway.nodes.url}`]]),
     ...gateway.leases.flatMap((lease) => leaseRows(lease, now)),
     ["state", gateway.state],
     ["runtime", gateway.runtime]
@@ -255,8 +260,12 @@ export const status = (gateway: GatewayStatus): string => {
 
 const verdictMark = { allow: "allow  ", deny: "DENY   ", rewrite: "REWRITE" } as const
 
+/** A report of a call is not a call: what would be asked about then was asked about before. */
+const eventWords = ({ event, tool }: AuditRow): string =>
+  tool === null ? event : event === "pre_tool_use" ? tool : `${event} ${tool}`
+
 export const auditRow = (row: AuditRow): string =>
-  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${oneLine(row.tool ?? row.event, 40)}  ${oneLine(row.subject, 72)}  (${oneLine(row.policy, 40)}: ${oneLine(row.reason, 72)})${row.spawnedBy === null ? "" : `  helper of ${oneLine(row.spawnedBy, 60)}`}`
+  `${new Date(row.at).toISOString()}  ${verdictMark[row.verdict]} ${row.source.padEnd(8)} ${oneLine(eventWords(row), 60)}  ${oneLine(row.subject, 72)}  (${oneLine(row.policy, 40)}: ${oneLine(row.reason, 72)})${row.spawnedBy === null ? "" : `  helper of ${oneLine(row.spawnedBy, 60)}`}`
 
 /** Which member of the algebra it is, whether it was this run's own, and whether trying again may help. */
 export const member = (failure: AppServerFailure): string =>

@@ -34,7 +34,12 @@ const Environment = Schema.Record(Schema.String, Word).check(
 /** More restarts than this in any period are no supervision any more. */
 const maxIntensity = 1_000
 
+/** `r-` and a ULID. */
+const RunId = Schema.String.check(Schema.isPattern(/^r-[0-9A-HJKMNP-TV-Z]{26}$/))
+
 export const RunSpec = Schema.Struct({
+  /** The id that it is to have: asked for again, the run that has it is the answer, and no other one is started. */
+  id: Schema.optionalKey(RunId),
   command: Word.check(Schema.isNonEmpty()),
   args: Schema.Array(Word),
   cwd: Word.check(Schema.isStartingWith("/")),

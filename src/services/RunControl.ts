@@ -9,6 +9,7 @@ import * as Rpc from "effect/rpc/Rpc"
 import * as RpcGroup from "effect/rpc/RpcGroup"
 import { ActiveTurn } from "./AgentDriver.ts"
 import { ClaudeRequest, ClaudeStartError } from "./ClaudeDriver.ts"
+import { NodeAway } from "./NodeAway.ts"
 import {
   KeeperUnavailable,
   RunAmbiguous,
@@ -73,6 +74,8 @@ export const RunList = Schema.Struct({
       run: RunInfo
     })
   ),
+  /** Nodes that were not there to be asked. */
+  away: Schema.optionalKey(Schema.Array(Schema.String)),
   /** Governed turns that are under way. */
   turns: Schema.Array(ActiveTurn),
   /** Epoch milliseconds of the gateway's clock. */
@@ -115,7 +118,7 @@ export class NotTheWriter extends Schema.TaggedError<NotTheWriter>()("NotTheWrit
 }
 
 const LogErrors = [RunLogRefused, RunLogMissing, RunLogUnreadable, LogReaderSlow, RunLogUnavailable] as const
-const Missing = [RunNotFound, KeeperUnavailable] as const
+const Missing = [RunNotFound, KeeperUnavailable, NodeAway] as const
 const InputErrors = [...Missing, RunInputRefused] as const
 
 /** Past a terminal's own line and a pipe's buffer nobody reads that fast. */
@@ -131,11 +134,15 @@ export const RunControl = RpcGroup.make(
   Rpc.make("StartRun", {
     payload: {
       spec: RunSpec,
+      /** The name of the machine to start it on; this one where there is none. */
+      node: Schema.optionalKey(Schema.NullOr(Schema.String)),
+      /** In the home directory of whoever runs the gateway there, instead of the spec's. */
+      home: Schema.optionalKey(Schema.Boolean),
       /** From the caller's shell; given to the process, and kept and shown nowhere. */
       variables: Schema.Record(Schema.String, Schema.String)
     },
     success: RunInfo,
-    error: Schema.Union([RunNameInUse, ScopeInUse, TooManyRuns, RunLedgerError, KeeperUnavailable])
+    error: Schema.Union([RunNameInUse, ScopeInUse, TooManyRuns, RunLedgerError, KeeperUnavailable, NodeAway])
   }),
   /** As a governed run; what it prints and how it ends is followed like any other's. */
   Rpc.make("StartClaude", {
@@ -157,7 +164,7 @@ export const RunControl = RpcGroup.make(
   Rpc.make("FindRun", {
     payload: { ref: Schema.String },
     success: RunInfo,
-    error: Schema.Union([RunNotFound, RunAmbiguous, KeeperUnavailable])
+    error: Schema.Union([...Missing, RunAmbiguous])
   }),
   Rpc.make("WatchRun", {
     payload: RunId,

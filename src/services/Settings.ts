@@ -10,6 +10,8 @@ import type { Intensity } from "./AppServerLease.ts"
 import { ConfigError, type ConfigFile, type LogLevel, readConfig, type SandboxMode } from "./ConfigFile.ts"
 import { defaultRules } from "./DefaultRules.ts"
 import { answerMarginMs, providerTimeoutFor } from "./HookRelay.ts"
+import type { TlsPin } from "./TlsPin.ts"
+import type { TlsTrust } from "./TlsTarget.ts"
 import type { PolicyConfig } from "./Policy.ts"
 
 /** Of the package; the architecture test compares it with package.json. */
@@ -118,6 +120,8 @@ export interface SettingsShape {
     readonly timeoutMs: number
     /** Of the events before which an agent waits: a person may have to answer them. */
     readonly decisionTimeoutMs: number
+    /** How long a hook waits for a person. */
+    readonly askHoldMs: number
     readonly client: "perl" | "nc" | "curl" | "node" | null
     /** Where hookRelay.pl, hookRelay.sh and hookRelay.cjs lie: the package's dist directory. */
     readonly clientDirectory: string
@@ -158,7 +162,25 @@ export interface SettingsShape {
     readonly intensity: Intensity
   }
   readonly approvals: { readonly expireMs: number }
+  /** Both null: a certificate of our own. */
+  readonly nodes: {
+    readonly certificate: string | null
+    readonly key: string | null
+    /** Where other machines may dial in; null: nowhere. */
+    readonly listen: { readonly host: string; readonly port: number } | null
+  }
   readonly mark: { readonly killGraceMs: number; readonly sweepTimeoutMs: number }
+  /** The gateway that this machine is a node of; null: of none. */
+  readonly node: {
+    readonly gateway: string
+    readonly pins: ReadonlyArray<TlsPin>
+    readonly trust: TlsTrust
+    readonly proxy: string | null
+    readonly name: string
+    readonly code: string | null
+    /** What becomes of a hook while the gateway cannot be asked. */
+    readonly cutOff: "deny" | "local"
+  } | null
   readonly policy: PolicyConfig
   readonly directions: NonNullable<ConfigFile["directions"]>
   readonly logLevel: typeof LogLevel.Type
@@ -209,6 +231,11 @@ export const resolve = (
       timeoutMs: (config.turn?.timeoutSeconds ?? 3600) * 1000,
       providerTimeoutMs: (config.turn?.providerTimeoutSeconds ?? 60) * 1000
     },
+    nodes: {
+      listen: null,
+      certificate: config.nodes?.certificate ?? null,
+      key: config.nodes?.key ?? null
+    },
     policy: config.policy ?? { default: "allow", policies: defaultRules },
     directions: config.directions ?? {},
     logLevel: config.logLevel ?? "info"
@@ -222,11 +249,14 @@ const mayAsk = ({ policy }: ConfigFile): boolean =>
   )
 
 /** Where nobody is ever asked, a gateway that hangs costs an agent no more than an answer may take. */
-const hookTimeouts = (config: ConfigFile): Pick<SettingsShape["hook"], "timeoutMs" | "decisionTimeoutMs"> => {
+const hookTimeouts = (
+  config: ConfigFile
+): Pick<SettingsShape["hook"], "timeoutMs" | "decisionTimeoutMs" | "askHoldMs"> => {
   const timeoutMs = (config.hook?.timeoutSeconds ?? 30) * 1000
   const holdMs = (config.approvals?.holdSeconds ?? 300) * 1000
   return {
     timeoutMs,
+    askHoldMs: holdMs,
     decisionTimeoutMs: mayAsk(config)
       ? Math.max(timeoutMs, providerTimeoutFor(holdMs + answerMarginMs))
       : timeoutMs
@@ -241,6 +271,7 @@ const defaults = (paths: Paths): SettingsShape => ({
   hook: {
     timeoutMs: 30_000,
     decisionTimeoutMs: 30_000,
+    askHoldMs: 300_000,
     client: null,
     clientDirectory: "/nonexistent",
     lateGraceMs: 10_000,
@@ -262,7 +293,9 @@ const defaults = (paths: Paths): SettingsShape => ({
     intensity: { faults: 5, periodMs: 60_000, cooldownMs: 60_000 }
   },
   approvals: { expireMs: 900_000 },
+  nodes: { listen: null, certificate: null, key: null },
   mark: { killGraceMs: 500, sweepTimeoutMs: 10_000 },
+  node: null,
   policy: { default: "allow", policies: defaultRules },
   directions: {},
   logLevel: "info"

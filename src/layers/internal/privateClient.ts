@@ -6,30 +6,17 @@
  * before it: its one fiber that reads then never says that the connection is gone, and nobody who asked is answered.
  */
 import * as NodeSocket from "@effect/platform-node/NodeSocket"
-import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Predicate from "effect/Predicate"
 import type * as Rpc from "effect/rpc/Rpc"
-import * as RpcClient from "effect/rpc/RpcClient"
+import type * as RpcClient from "effect/rpc/RpcClient"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
-import * as RpcSerialization from "effect/rpc/RpcSerialization"
-import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { make as makeSocket, Socket, SocketError, SocketWriteError } from "effect/socket/Socket"
-import * as Stream from "effect/Stream"
+import { make as makeSocket, type Socket, SocketError, SocketWriteError } from "effect/socket/Socket"
 import * as net from "node:net"
 import { errorCode } from "./errorCode.ts"
-
-/**
- * The kernel closes a local socket with the process behind it, so silence says only that the process is stopped, in a
- * debugger or on a machine that was put to sleep. By the library's 5 s each of those would cost every caller its turn.
- */
-const pingIntervalMs = 60_000
-/** Longer than anybody stops one on purpose: as long as Linux lets TCP try in vain by default (tcp_retries2). */
-const pingTimeoutMs = 15 * 60_000
+import { makeClientOver } from "./rpcClient.ts"
 
 /** Nobody took the call; the code is the system's, ENOENT or ECONNREFUSED where nobody listens. */
 export class NotConnected extends Schema.TaggedError<NotConnected>()("NotConnected", {
@@ -86,22 +73,6 @@ const socketOf = (connection: net.Socket): Effect.Effect<Socket> =>
     }
   )
 
-/**
- * A transport that fails, even as the library's defect on writing, is a lost peer; so is one that ends, which interrupts
- * what it has not answered. An interruption of the caller itself never comes by here.
- */
-const isLoss = (cause: Cause.Cause<unknown>): boolean => {
-  if (Cause.hasInterruptsOnly(cause)) return true
-  const error = Cause.squash(cause)
-  return (
-    Predicate.isTagged(error, "RpcClientError") ||
-    (Cause.hasDies(cause) && Predicate.isTagged(error, "SocketError"))
-  )
-}
-
-type Answer<E> = Effect.Effect<unknown, E> | Stream.Stream<unknown, E>
-type Call<E> = (...args: ReadonlyArray<never>) => Answer<E>
-
 interface PrivateClient<Rpcs extends Rpc.Any, E> {
   readonly client: RpcClient.RpcClient<Rpcs, E>
   /** Completes when the connection is gone, whatever became of the peer. */
@@ -114,39 +85,12 @@ export const makePrivateClient = Effect.fnUntraced(function* <Rpcs extends Rpc.A
   lost: () => E
 ) {
   const connection = yield* dial(path)
-  const gone = yield* Deferred.make<void>()
-  const over = () => Deferred.doneUnsafe(gone, Effect.void)
-  connection.once("close", over)
-  if (connection.closed) over()
-  const protocol = yield* Layer.build(
-    RpcClient.layerProtocolSocket({
-      retryTransientErrors: false,
-      retryPolicy: Schedule.recurs(0),
-      pingInterval: pingIntervalMs,
-      pingTimeout: pingTimeoutMs
-    }).pipe(Layer.provide([Layer.effect(Socket, socketOf(connection)), RpcSerialization.layerNdjson]))
-  )
-  const plain = yield* Effect.provide(
-    RpcClient.make(group as unknown as RpcGroup.RpcGroup<Rpc.Rpc<"any", Schema.Any>>),
-    protocol
-  )
-  const loss = Effect.andThen(
-    Deferred.await(gone),
-    Effect.suspend(() => Effect.fail(lost()))
-  )
-  const orLost = (answer: Answer<unknown>): Answer<unknown> =>
-    Stream.isStream(answer)
-      ? Stream.catchCauseIf(Stream.interruptWhen(answer, loss), isLoss, () => Stream.fail(lost()))
-      : Effect.catchCauseIf(Effect.raceFirst(answer, loss), isLoss, () => Effect.fail(lost()))
-  const client = Object.fromEntries(
-    Object.entries<Call<unknown>>(plain as never).map(([tag, call]) => [
-      tag,
-      (...args: ReadonlyArray<never>) => orLost(call(...args))
-    ])
-  )
-  const one: PrivateClient<Rpcs, E> = {
-    client: client as unknown as RpcClient.RpcClient<Rpcs, E>,
-    gone: Deferred.await(gone)
-  }
+  const over = yield* Deferred.make<void>()
+  const gone = Deferred.await(over)
+  const close = () => Deferred.doneUnsafe(over, Effect.void)
+  connection.once("close", close)
+  if (connection.closed) close()
+  const client = yield* makeClientOver(group, { socket: socketOf(connection), gone }, lost)
+  const one: PrivateClient<Rpcs, E> = { client, gone }
   return one
 })

@@ -24,13 +24,17 @@ export const makeAsk = Effect.gen(function* () {
   const { version } = yield* Policy
   const hide = yield* Redactor
 
-  /** `holdMs`: how long the caller can wait. */
+  /**
+   * `holdMs`: how long the caller can wait. `factsFrom`: what a call is in digests, as told by whoever can look at the disk that
+   * it is about.
+   */
   return Effect.fnUntraced(function* (
     relayId: string,
-    spec: RelaySpec,
+    spec: Pick<RelaySpec, "provider" | "runId" | "spawnedBy">,
     event: HookEvent,
     judged: Judgement,
-    holdMs: number
+    holdMs: number,
+    factsFrom: typeof factsOf = factsOf
   ) {
     const { verdict } = judged
     if (verdict._tag !== "ask") return { ...judged, verdict }
@@ -59,7 +63,7 @@ export const makeAsk = Effect.gen(function* () {
         expireMs: verdict.timeoutMs ?? null,
         policy: judged.policy,
         reason: judged.reason,
-        facts: factsOf(event, call, version),
+        facts: factsFrom(event, call, version),
         holdMs
       })
       .pipe(

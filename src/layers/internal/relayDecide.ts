@@ -6,12 +6,14 @@ import type { Actor } from "../../services/Actor.ts"
 import { AuditLog, type AuditEntry, type AuditRow, type DecisionSource } from "../../services/AuditLog.ts"
 import { Epoch } from "../../services/Epoch.ts"
 import { canaryDecision, canaryNonce, Guard } from "../../services/Guard.ts"
-import type { HookEvent, HookEventName } from "../../services/HookEvent.ts"
+import { type HookEvent, type HookEventName, isBlocking } from "../../services/HookEvent.ts"
 import { hookProviders, settleAt } from "../../services/HookProvider.ts"
 import { answerMarginMs, clientDeadlineMs, configuredTimeoutMs } from "../../services/HookRelay.ts"
+import { HookDecider } from "../../services/NodeCalls.ts"
 import { type Decision, type Judgement, Policy } from "../../services/Policy.ts"
 import type { Kept, Relay, RelayEvent, RelaySpec, RelayState } from "../../services/RelayRegistry.ts"
 import { Settings } from "../../services/Settings.ts"
+import { decidedElsewhere } from "./decidedElsewhere.ts"
 import { makeAsk } from "./relayAsk.ts"
 import { fenceDenies, keptOf, rememberedOf, subjectOf, toldBefore, unanswered } from "./relayCall.ts"
 
@@ -20,6 +22,7 @@ export const makeDeciding = Effect.gen(function* () {
   const policy = yield* Policy
   const audit = yield* AuditLog
   const ask = yield* makeAsk
+  const decider = yield* HookDecider
   const guard = yield* Guard
   const { current } = yield* Epoch
 
@@ -91,11 +94,17 @@ export const makeDeciding = Effect.gen(function* () {
             yield* guard.met(spec.provider, nonce)
             return canaryDecision
           }
-          // Nobody is asked about a call that may not run anyway.
-          const judged = yield* fenced(
-            settleAt(hookProviders[spec.provider], event, yield* policy.decide(event))
-          )
-          return yield* ask(relayId, spec, event, judged, holdMs(spec, event.event, source))
+          const wait = holdMs(spec, event.event, source)
+          const locally = Effect.gen(function* () {
+            // Nobody is asked about a call that may not run anyway.
+            const judged = yield* fenced(
+              settleAt(hookProviders[spec.provider], event, yield* policy.decide(event))
+            )
+            return yield* ask(relayId, spec, event, judged, wait)
+          })
+          return decider._tag === "central" && isBlocking(event.event)
+            ? yield* decidedElsewhere(decider, { relayId, spec, event, holdMs: wait, locally })
+            : yield* locally
         })
         // Of a relay that an earlier gateway had, a hook may come back for an answer that it did not get.
         if (spec.leaving !== undefined && (spec.generation ?? 1) > 1 && source === "hook") {
@@ -116,6 +125,7 @@ export const makeDeciding = Effect.gen(function* () {
         const decision = yield* fenced(answered)
         const redeemable = event.event === "pre_tool_use" && source === "hook"
         yield* conclude(decision, redeemable ? keptOf(event, decision) : null)
+        if (spec.judged !== undefined) yield* spec.judged(event, decision)
         return decision
       })
 

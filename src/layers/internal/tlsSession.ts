@@ -2,6 +2,7 @@
 import * as NodeStream from "@effect/platform-node/NodeStream"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import type * as Tls from "node:tls"
 import { PinStore } from "../../services/PinStore.ts"
 import { type Fingerprints, formatPin, isPinned, pinsOf, type TlsPin } from "../../services/TlsPin.ts"
 import {
@@ -20,6 +21,15 @@ import { errorCode } from "./errorCode.ts"
 interface Ticket {
   readonly session: Buffer
   readonly verified: Fingerprints
+}
+
+const sockets = new WeakMap<TlsConnection, Tls.TLSSocket>()
+
+/** The socket below a connection, for a protocol that needs one; whoever takes it reads and writes by it alone. */
+export const socketOf = (connection: TlsConnection): Tls.TLSSocket => {
+  const socket = sockets.get(connection)
+  if (socket === undefined) throw new Error("a connection of another cache")
+  return socket
 }
 
 const textsOf = (seen: Fingerprints): ReadonlyArray<string> => pinsOf(seen).map(formatPin)
@@ -98,6 +108,7 @@ export const makeTlsSession = Effect.fnUntraced(function* (target: TlsTarget) {
           )
         })
     }
+    sockets.set(connection, socket)
     return connection
   }
 

@@ -158,6 +158,12 @@ const makeForwarder = Effect.fnUntraced(function* (runId: string) {
           Effect.andThen(
             later,
             Effect.suspend(() => put(client, bytes))
+          ),
+        // The gateway has waited for it already.
+        NodeAway: () =>
+          Effect.andThen(
+            later,
+            Effect.suspend(() => put(client, bytes))
           )
       })
     )

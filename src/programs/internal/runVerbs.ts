@@ -65,10 +65,22 @@ const find = (ref: string) => Effect.flatMap(ControlClient, (client) => answered
 /** For verbs that go on from one gateway to the next. */
 const findLasting = (ref: string) => throughUpgrades((client) => answered(client.FindRun({ ref })))
 
-const start = Effect.fnUntraced(function* (options: RunOptions) {
-  const { spec, variables } = yield* Effect.fromResult(commandOf(options, process.env))
+/** Another machine, and there the home directory where no other one was named. */
+interface Place {
+  readonly node: string | null
+  readonly home: boolean
+}
+
+const start = Effect.fnUntraced(function* (options: RunOptions, place: Place) {
+  // What a shell here has says nothing about another machine.
+  const caller = place.node === null ? process.env : {}
+  const { spec, variables } = yield* Effect.fromResult(commandOf(options, caller))
   return yield* oneGateway(
-    Effect.flatMap(ControlClient, (client) => answered(client.StartRun({ spec, variables })))
+    Effect.flatMap(ControlClient, (client) => {
+      const asked = client.StartRun({ spec, variables, ...place })
+      // The gateway waits longer for a machine that is on its way back.
+      return place.node === null ? answered(asked) : asked
+    })
   )
 })
 
@@ -118,7 +130,8 @@ const run = Command.make(
       Flag.withDefault(runDefaults.restart as RunSpec["restart"]),
       Flag.withDescription("Start it again: always, after a failure, or never")
     ),
-    cwd: word("cwd", "Its working directory (this one)"),
+    cwd: word("cwd", "Its working directory (this one; on a node its home directory)"),
+    node: word("node", "On this machine instead of here (holdfast nodes list)"),
     env: Flag.String("env").pipe(
       Flag.withAlias("e"),
       Flag.between(0, 1024),
@@ -152,13 +165,15 @@ const run = Command.make(
         cwd: path.resolve(Option.getOrElse(options.cwd, () => process.cwd())),
         env: options.env
       }
+      const node = Option.getOrNull(options.node)
+      const place = { node, home: node !== null && Option.isNone(options.cwd) }
       if (options.detach) {
-        const { id } = yield* start(asked)
+        const { id } = yield* start(asked, place)
         const begun = yield* runUntil(id, ({ leader }) => leader !== null)
         yield* orNotStarted(begun)
         return yield* show(begun, ({ id }) => id)
       }
-      const known = yield* start(asked)
+      const known = yield* start(asked, place)
       if (onTerminal && pty) return yield* foregroundOnTerminal(known, options.detachKeys.keys)
       return yield* foregroundOnPipes(known, json)
     })

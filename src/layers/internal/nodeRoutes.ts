@@ -1,0 +1,139 @@
+/** Where a run is: here, or on a node, whose gateway is asked then in the same words. */
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import * as Stream from "effect/Stream"
+import { NodeAway } from "../../services/NodeAway.ts"
+import { type LiveNode, Nodes, type RunCalls } from "../../services/Nodes.ts"
+import { RunAmbiguous, type RunInfo, type RunNotFound } from "../../services/PtySupervisor.ts"
+import type { RunList } from "../../services/RunControl.ts"
+
+/** Runs whose node is remembered; of another one every node is asked again. */
+const maxRoutes = 4_096
+/** A node that does not answer so long is passed over where all of them are asked. */
+const askMs = 3_000
+/** A node that was here a short time ago is on its way back. */
+const returnMs = 5_000
+const retryMs = 200
+/** A start that was cut off is asked for again for so long. */
+const startMs = 30_000
+
+export const makeRoutes = Effect.gen(function* () {
+  const nodes = yield* Nodes
+  const routes = new Map<string, string>()
+
+  const remember = (runId: string, nodeId: string): void => {
+    routes.delete(runId)
+    routes.set(runId, nodeId)
+    if (routes.size > maxRoutes) routes.delete(routes.keys().next().value!)
+  }
+
+  const onNode =
+    ({ nodeId, name }: LiveNode) =>
+    (run: RunInfo): RunInfo => {
+      remember(run.id, nodeId)
+      return { ...run, node: name }
+    }
+
+  /** What each node says of a reference; one that does not answer says nothing. */
+  const everywhere = (ref: string) =>
+    Effect.gen(function* () {
+      const live = yield* nodes.live
+      const found = yield* Effect.forEach(
+        live,
+        (node) =>
+          node.calls.FindRun({ ref }).pipe(
+            Effect.map((run) => [{ node, run: onNode(node)(run) }]),
+            Effect.timeout(askMs),
+            Effect.orElseSucceed(() => [])
+          ),
+        { concurrency: "unbounded" }
+      )
+      return found.flat()
+    })
+
+  const located = (runId: string, missing: RunNotFound) =>
+    Effect.gen(function* () {
+      const known = routes.get(runId)
+      if (known !== undefined) return yield* nodes.find(known, returnMs)
+      const [found] = yield* everywhere(runId)
+      return found === undefined ? yield* missing : found.node
+    })
+
+  const isElsewhere = (runId: string): boolean => routes.has(runId)
+
+  return {
+    /** Here, or where it is. */
+    ask: <A, E, R, E2>(
+      runId: string,
+      here: Effect.Effect<A, E | RunNotFound, R>,
+      there: (calls: RunCalls) => Effect.Effect<A, E2>
+    ): Effect.Effect<A, E | E2 | RunNotFound | NodeAway, R> =>
+      isElsewhere(runId)
+        ? Effect.flatMap(nodes.find(routes.get(runId)!, returnMs), ({ calls }) => there(calls))
+        : (Effect.catchTag(here as Effect.Effect<A, RunNotFound, R>, "RunNotFound", (missing) =>
+            Effect.flatMap(located(runId, missing), ({ calls }) => there(calls))
+          ) as Effect.Effect<A, E | E2 | RunNotFound | NodeAway, R>),
+
+    follow: <A, E, R, E2>(
+      runId: string,
+      here: Stream.Stream<A, E | RunNotFound, R>,
+      there: (calls: RunCalls) => Stream.Stream<A, E2>
+    ): Stream.Stream<A, E | E2 | RunNotFound | NodeAway, R> =>
+      isElsewhere(runId)
+        ? Stream.unwrap(Effect.map(nodes.find(routes.get(runId)!, returnMs), ({ calls }) => there(calls)))
+        : (Stream.catchTag(here as Stream.Stream<A, RunNotFound, R>, "RunNotFound", (missing) =>
+            Stream.unwrap(Effect.map(located(runId, missing), ({ calls }) => there(calls)))
+          ) as Stream.Stream<A, E | E2 | RunNotFound | NodeAway, R>),
+
+    /** A run that is not here, by what somebody calls it. */
+    find: (ref: string, missing: RunNotFound): Effect.Effect<RunInfo, RunAmbiguous | RunNotFound> =>
+      Effect.gen(function* () {
+        const found = yield* everywhere(ref)
+        if (found.length > 1) return yield* new RunAmbiguous({ ref, matches: found.map(({ run }) => run.id) })
+        return found[0]?.run ?? (yield* missing)
+      }),
+
+    /** Everything that the nodes have, and who of them did not answer. */
+    list: (ended: boolean) =>
+      Effect.gen(function* () {
+        const live = yield* nodes.live
+        const lists = yield* Effect.forEach(
+          live,
+          (node) =>
+            node.calls.ListRuns({ ended }).pipe(
+              Effect.map(({ runs, turns }: RunList) => ({
+                runs: runs.map(({ run }) => onNode(node)(run)),
+                turns,
+                away: []
+              })),
+              Effect.timeout(askMs),
+              Effect.orElseSucceed(() => ({ runs: [], turns: [], away: [node.name] }))
+            ),
+          { concurrency: "unbounded" }
+        )
+        return {
+          runs: lists.flatMap(({ runs }) => runs),
+          turns: lists.flatMap(({ turns }) => turns),
+          away: lists.flatMap(({ away }) => away)
+        }
+      }),
+
+    /** By an id that is drawn before, so that a start that was cut off can be asked for again and is there once. */
+    start: (name: string, runId: string, payload: Parameters<RunCalls["StartRun"]>[0]) =>
+      Effect.gen(function* () {
+        const node = yield* nodes.find(name, returnMs)
+        remember(runId, node.nodeId)
+        const run = yield* node.calls.StartRun({ ...payload, spec: { ...payload.spec, id: runId } })
+        return onNode(node)(run)
+      }).pipe(
+        Effect.retry({
+          while: (error) => error._tag === "NodeAway" && error.paired,
+          schedule: Schedule.spaced(retryMs)
+        }),
+        Effect.timeoutOrElse({
+          duration: startMs,
+          orElse: () => Effect.fail(new NodeAway({ node: name, paired: true }))
+        })
+      )
+  }
+})
