@@ -158,7 +158,8 @@ export const make = Effect.gen(function* () {
     ListRuns: ({ ended }) =>
       Effect.gen(function* () {
         const elsewhere = yield* routes.list(ended)
-        const all = newestFirst([...(yield* runs.list), ...elsewhere.runs])
+        const here = yield* runs.list
+        const all = elsewhere.runs.length === 0 ? here : newestFirst([...here, ...elsewhere.runs])
         const short = shortIds(all.map(({ id }) => id))
         return {
           runs: all.flatMap((run) =>
