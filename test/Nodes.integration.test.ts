@@ -234,7 +234,21 @@ describe("a gateway and its node", () => {
         assert.deepStrictEqual(yield* seenBy(home), ["box revoked"])
         // Its run goes on, under its own gateway.
         assert.match((yield* holdfast(there, ["ps"])).stdout, /running/)
-        assert.notInclude(node.stderr(), code)
+        // What it was paired with, and what it is known by, is nowhere but in its file.
+        const { privateKey } = JSON.parse(
+          fs.readFileSync(path.join(there.home, "state/node/identity.json"), "utf8")
+        ) as { readonly privateKey: string }
+        const shown = [
+          node.stderr(),
+          gateway.stderr(),
+          fs.readFileSync(`/proc/${node.pid}/cmdline`, "utf8"),
+          fs.readFileSync(`/proc/${node.pid}/environ`, "utf8"),
+          fs.readFileSync(path.join(there.home, "state/node/gateway.json"), "utf8"),
+          (yield* holdfast(there, ["status", "--json"])).stdout,
+          (yield* holdfast(home, ["nodes", "--json"])).stdout
+        ].join("\n")
+        assert.notInclude(shown, code)
+        assert.notInclude(shown, privateKey)
       }),
     120_000
   )
@@ -261,6 +275,7 @@ describe("a gateway and its node", () => {
           assert.match(audit, /"relayId":"n-[0-9a-f]{16}\//)
           yield* cutter.cut
           yield* until("it is away", seenBy(home), (names) => names.includes("box away"))
+          assert.match((yield* holdfast(home, ["ps"])).stdout, /the node box is away; its runs go on there/)
           assert.deepStrictEqual(
             yield* verdicts(),
             words.length === 0 ? ["cut off", "cut off", "cut off"] : ["allowed", "own", "allowed"]

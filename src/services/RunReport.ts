@@ -122,7 +122,7 @@ export const runs = ({ runs, turns, now, away = [] }: RunList, all: boolean): st
   ])
   return [
     rows,
-    ...away.map((name) => `the node ${oneLine(name, 64)} did not answer; its runs are not shown`)
+    ...away.map((name) => `the node ${oneLine(name, 64)} is away; its runs go on there, and are not shown`)
   ].join("\n")
 }
 

@@ -93,10 +93,12 @@ export const makeRoutes = Effect.gen(function* () {
         return found[0]?.run ?? (yield* missing)
       }),
 
-    /** Everything that the nodes have, and who of them did not answer. */
+    /** Everything that the nodes have, and who of them is away or did not answer. */
     list: (ended: boolean) =>
       Effect.gen(function* () {
         const live = yield* nodes.live
+        const statuses = yield* Effect.orElseSucceed(nodes.statuses, () => [])
+        const gone = statuses.filter(({ connection, revokedAt }) => connection === null && revokedAt === null)
         const lists = yield* Effect.forEach(
           live,
           (node) =>
@@ -114,7 +116,7 @@ export const makeRoutes = Effect.gen(function* () {
         return {
           runs: lists.flatMap(({ runs }) => runs),
           turns: lists.flatMap(({ turns }) => turns),
-          away: lists.flatMap(({ away }) => away)
+          away: [...gone.map(({ name }) => name), ...lists.flatMap(({ away }) => away)]
         }
       }),
 
