@@ -76,12 +76,7 @@ const copying =
         "a system's file or directory by another name"
       ),
       ...(target !== null && (asOne || sources.some(isContents)) ? fills([target], at) : none),
-      ...(has("d", "directory")
-        ? writes(
-            operands.filter((path) => path !== null),
-            at
-          )
-        : none),
+      ...(has("d", "directory") ? writes(operands, at) : none),
       ...(has("delete", "del", "remove-source-files")
         ? deletesTrees([...(has("remove-source-files") ? sources : []), target], at)
         : none)
@@ -110,7 +105,7 @@ const links: Rule = (words, at, command) => {
 
 /** A directory is written by the names of what is put into it; whether a name is a directory is not known. */
 const writesWithNames = (target: Text, sources: ReadonlyArray<Text>, at: Whereabouts): Findings => {
-  if (target === null) return none
+  if (target === null) return raise("ask", writesElsewhere)
   const inside = sources.map((source) =>
     source === null ? target : `${target}/${source.replace(/\/+$/, "").split("/").at(-1)}`
   )
@@ -151,7 +146,7 @@ const tar: Rule = (words, at) => {
       : none),
     ...(has("c", "create", "r", "append", "u", "update")
       ? writes(
-          all("f", "file").filter((file) => file !== "-" && file !== null),
+          all("f", "file").filter((file) => file !== "-"),
           at
         )
       : none),

@@ -30,12 +30,7 @@ const sed: Rule = (words, at, { input }) => {
       scripts.flatMap((script) => (script === null ? [] : sedWrites(script))),
       at
     ),
-    ...(inPlace
-      ? writes(
-          files.filter((file) => file !== null),
-          at
-        )
-      : none)
+    ...(inPlace ? writes(files, at) : none)
   ]
 }
 
@@ -120,7 +115,7 @@ const editor: Rule = (words, at, { input }) => {
       "an editor that is told what to do"
     ),
     ...writes(
-      operands.filter((path) => path !== null && !path.startsWith("+")),
+      operands.filter((path) => path?.startsWith("+") !== true),
       at
     )
   ]

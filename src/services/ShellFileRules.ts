@@ -33,7 +33,7 @@ const rm: Rule = (words, at) => {
 const changes = (paths: ReadonlyArray<Text>, at: Whereabouts): Findings =>
   each(
     paths,
-    (path) => (path !== null && concernOfTree(path, at) === "deny" ? "deny" : null),
+    (path) => (path === null ? "ask" : concernOfTree(path, at) === "deny" ? "deny" : null),
     "it changes the owner, mode or attributes of the whole system"
   )
 
@@ -65,10 +65,7 @@ const recursiveChange: Rule = (words, at) => {
 const writesOperands =
   (short = "", long: ReadonlyArray<string> = []): Rule =>
   (words, at) =>
-    writes(
-      argumentsOf(words, { short, long }).operands.filter((path) => path !== null),
-      at
-    )
+    writes(argumentsOf(words, { short, long }).operands, at)
 
 const dd: Rule = (words, at) =>
   writes(
@@ -94,9 +91,7 @@ const writesOptions =
       argumentsOf(words, {
         short: names.filter((name) => name.length === 1).join("") + more,
         long: names.filter((name) => name.length > 1)
-      })
-        .all(...names)
-        .filter((path) => path !== null),
+      }).all(...names),
       at
     )
 

@@ -158,6 +158,7 @@ const gitPush: Rule = (words) => {
   if (operands.some((ref) => ref?.startsWith("+") === true)) return deny(force)
   return [
     ...askIf(has("force-with-lease", "force-if-includes"), force),
+    ...askIf(operands.includes(null), "what is pushed, and how, is not known before it runs"),
     ...askIf(
       has("d", "delete", "prune") || operands.some((ref) => ref?.startsWith(":") === true),
       "it deletes a branch or tag that others may use"
@@ -172,7 +173,7 @@ const gitRestore: Rule = (words) => {
   const staged = (has("staged") || has("S")) && !has("worktree") && !has("W")
   return askIf(
     !staged &&
-      operands.some((path) => path !== null && everything.has(path.replace(/(?<=.)\/$|^\.\/(?=\.?$)/, ""))),
+      operands.some((path) => path === null || everything.has(path.replace(/(?<=.)\/$|^\.\/(?=\.?$)/, ""))),
     work
   )
 }
