@@ -5,6 +5,7 @@ import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import * as PinStore from "../src/layers/PinStore.ts"
 import * as TlsSessionCache from "../src/layers/TlsSessionCache.ts"
@@ -120,6 +121,28 @@ describe("TlsSessionCache, over TLS", () => {
         { to: `127.0.0.1:${server.port}`, authorization: `Basic ${btoa("user:pass word")}` }
       ])
       assert.deepStrictEqual([server.accepted(), server.bytes()], [2, 0])
+    })
+  )
+
+  live(
+    "who accepts a connection and says nothing is given up on in time",
+    Effect.gen(function* () {
+      const port = yield* Effect.acquireRelease(
+        Effect.sync(() => net.createServer(() => undefined).listen(0, "127.0.0.1")),
+        (server) => Effect.sync(() => server.close())
+      ).pipe(
+        Effect.flatMap((server) =>
+          Effect.callback<number>((resume) => {
+            server.once("listening", () => resume(Effect.succeed((server.address() as net.AddressInfo).port)))
+          })
+        )
+      )
+      const certificate = yield* Effect.promise(() => makeCertificate())
+      for (const proxy of [null, `http://127.0.0.1:${port}`]) {
+        const from = Date.now()
+        yield* Effect.timeoutOption(exchange(targetOf(port, { pinned: [certificate.leafPin], proxy })), 200)
+        assert.isBelow(Date.now() - from, 5_000)
+      }
     })
   )
 

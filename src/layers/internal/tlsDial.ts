@@ -24,6 +24,9 @@ export const placeText = (target: Pick<TlsTarget, "url">): string => {
 const unreachable = (target: TlsTarget, stage: TlsUnreachable["stage"], code: string) =>
   new TlsUnreachable({ place: placeText(target), stage, code })
 
+/** An acquisition that cannot be interrupted has no deadline; each of these leaves nothing behind when it is. */
+const whileWaiting = { interruptible: true } as const
+
 const noName = new Set(["ENOTFOUND", "EAI_AGAIN", "EAI_NONAME", "EAI_FAIL"])
 
 /** A TCP connection, closed with the scope unless something else has taken it over. */
@@ -44,7 +47,8 @@ const direct = (target: TlsTarget, host: string, port: number) =>
       })
       return Effect.sync(() => socket.destroy())
     }),
-    (socket) => Effect.sync(() => socket.destroy())
+    (socket) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
 
 /** RFC 9110, 9.3.6: the proxy answers 2xx, and what follows is the other side's. */
@@ -85,7 +89,8 @@ const throughProxy = (target: TlsTarget, proxy: URL, host: string, port: number)
       request.end()
       return Effect.sync(() => request.destroy())
     }),
-    (socket) => Effect.sync(() => socket.destroy())
+    (socket) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
 
 export interface Dialed {
@@ -157,7 +162,8 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
       })
       return Effect.sync(() => socket.destroy())
     }),
-    ({ socket }) => Effect.sync(() => socket.destroy())
+    ({ socket }) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
 
 /** Nothing of the application was written on it. Closed with the scope. */
