@@ -125,7 +125,18 @@ const untrustedBy = (socket: Tls.TLSSocket, name: string): string | null => {
   return named === undefined ? "ERR_TLS_CERT_ALTNAME_INVALID" : null
 }
 
-const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) =>
+/** What is spoken, where nobody asks for one alone. */
+const ourVersions: Versions = { minVersion: "TLSv1.2" }
+
+type Versions = Pick<Tls.ConnectionOptions, "minVersion" | "maxVersion">
+
+/** Closed with the scope. */
+export const shakeHands = (
+  target: TlsTarget,
+  under: net.Socket,
+  ticket: Buffer | null,
+  versions: Versions = ourVersions
+) =>
   Effect.acquireRelease(
     Effect.callback<Dialed, TlsUnreachable>((resume) => {
       const name = target.serverName ?? placeOf(target).host
@@ -133,7 +144,7 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
       const socket = tls().connect({
         socket: under,
         rejectUnauthorized: false,
-        minVersion: "TLSv1.2",
+        ...versions,
         ALPNProtocols: ["http/1.1"],
         // RFC 6066: an address is no name.
         ...(net.isIP(name) === 0 ? { servername: name } : {}),
@@ -166,18 +177,22 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
     whileWaiting
   )
 
-/** Nothing of the application was written on it. Closed with the scope. */
-export const dial = (
-  target: TlsTarget,
-  ticket: Buffer | null
-): Effect.Effect<Dialed, TlsUnreachable, Scope.Scope> =>
+/** The bytes to it, closed with the scope. */
+export const reach = (target: TlsTarget): Effect.Effect<net.Socket, TlsUnreachable, Scope.Scope> =>
   Effect.suspend(() => {
     const { host, port } = placeOf(target)
     return target.proxy === null
       ? direct(target, host, port)
       : throughProxy(target, new URL(target.proxy), host, port)
-  }).pipe(
-    Effect.flatMap((under) => handshake(target, under, ticket)),
+  })
+
+/** Nothing of the application was written on it. Closed with the scope. */
+export const dial = (
+  target: TlsTarget,
+  ticket: Buffer | null
+): Effect.Effect<Dialed, TlsUnreachable, Scope.Scope> =>
+  reach(target).pipe(
+    Effect.flatMap((under) => shakeHands(target, under, ticket)),
     Effect.timeoutOrElse({
       duration: connectDeadlineMs,
       orElse: () => Effect.fail(unreachable(target, "timeout", `${connectDeadlineMs} ms`))
