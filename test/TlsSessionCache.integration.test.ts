@@ -227,6 +227,14 @@ describe("TlsSessionCache, over TLS", () => {
         "ERR_TLS_CERT_ALTNAME_INVALID",
         "DEPTH_ZERO_SELF_SIGNED_CERT"
       ])
+      // An address is looked for among the certificate's addresses, and nothing else will do.
+      for (const [names, is] of [
+        [["127.0.0.1"], "Success"],
+        [["localhost"], "Failure"]
+      ] as const) {
+        const server = yield* recordingServer(yield* Effect.promise(() => makeCertificate({ by, names })))
+        assert.strictEqual((yield* Effect.result(exchange(targetOf(server.port, { trust }))))._tag, is)
+      }
       // A pin beside it has to hold as well.
       const server = yield* recordingServer(good)
       assert.instanceOf(

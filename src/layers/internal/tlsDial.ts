@@ -96,6 +96,7 @@ const throughProxy = (target: TlsTarget, proxy: URL, host: string, port: number)
 export interface Dialed {
   readonly socket: Tls.TLSSocket
   /** Null: a resumed handshake showed none. */
+  readonly certificate: crypto.X509Certificate | null
   readonly shown: Fingerprints | null
   /** Why no authority vouches for it under that name; null when one does. */
   readonly untrusted: string | null
@@ -107,20 +108,17 @@ export const fingerprintsOf = (der: Uint8Array): Fingerprints => {
   return { leaf: crypto.hash("sha256", der, "hex"), spki: crypto.hash("sha256", key, "base64") }
 }
 
-const shownBy = (socket: Tls.TLSSocket): Fingerprints | null => {
-  const der = socket.getPeerX509Certificate()?.raw
-  return der === undefined ? null : fingerprintsOf(der)
-}
-
-const untrustedBy = (socket: Tls.TLSSocket, name: string): string | null => {
+const untrustedBy = (
+  socket: Tls.TLSSocket,
+  certificate: crypto.X509Certificate | null,
+  name: string
+): string | null => {
   if (!socket.authorized) {
     const problem: unknown = socket.authorizationError
     return typeof problem === "string" ? problem : (errorCode(problem) ?? "unknown")
   }
-  const certificate = socket.getPeerX509Certificate()
   // Shown by none that was resumed: the name was looked at when its ticket was issued.
-  if (certificate === undefined) return null
-  // With the chain good, the name is still nobody's business but ours.
+  if (certificate === null) return null
   const named = net.isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name)
   return named === undefined ? "ERR_TLS_CERT_ALTNAME_INVALID" : null
 }
@@ -144,6 +142,8 @@ export const shakeHands = (
       const socket = tls().connect({
         socket: under,
         rejectUnauthorized: false,
+        // The name is ours to look at: for an address Node would look for localhost.
+        checkServerIdentity: () => undefined,
         ...versions,
         ALPNProtocols: ["http/1.1"],
         // RFC 6066: an address is no name.
@@ -162,11 +162,14 @@ export const shakeHands = (
         socket.removeListener("close", closed)
         socket.on("error", () => undefined)
         const handshakeMs = performance.now() - from
+        // Once: Node takes it off the chain, and the next call gets another or none.
+        const certificate = socket.getPeerX509Certificate() ?? null
         resume(
           Effect.succeed({
             socket,
-            shown: shownBy(socket),
-            untrusted: untrustedBy(socket, name),
+            certificate,
+            shown: certificate === null ? null : fingerprintsOf(certificate.raw),
+            untrusted: untrustedBy(socket, certificate, name),
             handshakeMs
           })
         )
