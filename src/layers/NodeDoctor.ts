@@ -14,6 +14,7 @@ import {
   NodeDoctor,
   type NodeFacts,
   type NodeQuestion,
+  type OwnLink,
   type SeenCertificate,
   skewOf,
   type Step,
@@ -84,9 +85,8 @@ const lookup = (host: string) =>
 
 const only = (version: "TLSv1.2" | "TLSv1.3") => ({ minVersion: version, maxVersion: version })
 
-const seenOn = ({ socket, untrusted }: Dialed): SeenCertificate | null => {
-  const certificate = socket.getPeerX509Certificate()
-  if (certificate === undefined) return null
+const seenOn = ({ certificate, untrusted }: Dialed): SeenCertificate | null => {
+  if (certificate === null) return null
   return {
     ...fingerprintsOf(certificate.raw),
     names: namesIn(certificate.subjectAltName).slice(0, maxNames),
@@ -153,7 +153,10 @@ export const make = Effect.gen(function* () {
     if (Result.isFailure(read)) return { _tag: "unusable", error: read.failure }
     const identity = read.success
     if (identity === null) return { _tag: "unpaired" }
-    const own = yield* ownLink
+    const own = yield* Effect.timeoutOrElse(ownLink, {
+      duration: stepDeadlineMs,
+      orElse: () => Effect.succeed<OwnLink>({ _tag: "unknown", problem: late })
+    })
     if (own._tag !== "none") return { _tag: "left alone", link: own }
     const from = yield* monotonicMs
     return yield* answerChallenge(link, challenge, { identity, channel, name, code: null }).pipe(

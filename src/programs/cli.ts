@@ -17,7 +17,7 @@ import * as Report from "../services/Report.ts"
 import { separated } from "../services/RunCommand.ts"
 import { Settings, version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
-import { parsePin, type TlsPin, TlsPinMalformed } from "../services/TlsPin.ts"
+import { parsePin, type TlsPin } from "../services/TlsPin.ts"
 import { follow, Json, show } from "./internal/answers.ts"
 import { claude } from "./internal/claudeVerb.ts"
 import { approvals } from "./internal/approvalVerbs.ts"
@@ -199,7 +199,8 @@ const doctor = Command.make(
     pin: Flag.String("pin").pipe(
       Flag.filterMap(
         (text) => Result.getSuccess(parsePin(text)),
-        (text) => new TlsPinMalformed({ pin: text.slice(0, 128) }).message
+        () =>
+          "sha256:... of a certificate or spki-sha256:... of its key, as `holdfast nodes pair` prints them"
       ),
       Flag.between(0, 16),
       Flag.withDescription("With --node: a pin of that gateway, instead of what is kept (repeatable)")

@@ -346,7 +346,7 @@ const stopOf = (facts: NodeFacts): string => {
   if (isOver(facts.names)) return "see DNS"
   if (isOver(facts.reached)) return "see connection"
   if (tls === null || Result.isFailure(tls["1.3"])) return "see TLS"
-  if (certificate === null || expected === null) return "no certificate was shown"
+  if (certificate === null || expected === null) return "see certificate"
   if (!isBelieved(expected, certificate)) return "nothing is sent to who is not verified, see pins"
   if (isOver(facts.upgraded)) return "see WebSocket"
   return isOver(facts.challenge) ? "see clock skew" : "see protocol"
@@ -364,7 +364,9 @@ export const nodeChecks = (facts: NodeFacts): ReadonlyArray<Check> => {
     unless("DNS", names, namesCheck),
     unless("connection", reached, (step) => reachedCheck(facts, step)),
     unless("TLS", tls, tlsCheck),
-    unless("certificate", certificate, (seen) => certificateCheck(seen, facts.now)),
+    certificate === null && !isOver(tls?.["1.3"] ?? null)
+      ? failed("certificate", "none was shown", upgradeRemedy)
+      : unless("certificate", certificate, (seen) => certificateCheck(seen, facts.now)),
     unless("pins", expected, (known) => unless("pins", certificate, (seen) => pinsCheck(known, seen))),
     unless("WebSocket", upgraded, upgradedCheck),
     unless("clock skew", challenge, skewCheck),

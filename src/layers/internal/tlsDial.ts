@@ -152,9 +152,9 @@ export const shakeHands = (
         ...(target.trust._tag === "ca" && target.trust.bundle !== null ? { ca: target.trust.bundle } : {}),
         ...(target.client === null ? {} : { cert: target.client.certificate, key: target.client.key })
       })
-      const failed = (error: Error): void =>
-        resume(Effect.fail(unreachable(target, "handshake", errorCode(error) ?? "unknown")))
-      const closed = (): void => failed(new Error("closed"))
+      const ended = (code: string): void => resume(Effect.fail(unreachable(target, "handshake", code)))
+      const failed = (error: Error): void => ended(errorCode(error) ?? "unknown")
+      const closed = (): void => ended("closed")
       socket.once("error", failed)
       socket.once("close", closed)
       socket.once("secureConnect", () => {
