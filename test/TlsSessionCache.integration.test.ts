@@ -5,6 +5,7 @@ import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import * as PinStore from "../src/layers/PinStore.ts"
 import * as TlsSessionCache from "../src/layers/TlsSessionCache.ts"
@@ -124,6 +125,28 @@ describe("TlsSessionCache, over TLS", () => {
   )
 
   live(
+    "who accepts a connection and says nothing is given up on in time",
+    Effect.gen(function* () {
+      const port = yield* Effect.acquireRelease(
+        Effect.sync(() => net.createServer(() => undefined).listen(0, "127.0.0.1")),
+        (server) => Effect.sync(() => server.close())
+      ).pipe(
+        Effect.flatMap((server) =>
+          Effect.callback<number>((resume) => {
+            server.once("listening", () => resume(Effect.succeed((server.address() as net.AddressInfo).port)))
+          })
+        )
+      )
+      const certificate = yield* Effect.promise(() => makeCertificate())
+      for (const proxy of [null, `http://127.0.0.1:${port}`]) {
+        const from = Date.now()
+        yield* Effect.timeoutOption(exchange(targetOf(port, { pinned: [certificate.leafPin], proxy })), 200)
+        assert.isBelow(Date.now() - from, 5_000)
+      }
+    })
+  )
+
+  live(
     "resumption really happens, is used once a ticket, and never crosses from one key to another",
     Effect.gen(function* () {
       const certificate = yield* Effect.promise(() => makeCertificate())
@@ -204,6 +227,14 @@ describe("TlsSessionCache, over TLS", () => {
         "ERR_TLS_CERT_ALTNAME_INVALID",
         "DEPTH_ZERO_SELF_SIGNED_CERT"
       ])
+      // An address is looked for among the certificate's addresses, and nothing else will do.
+      for (const [names, is] of [
+        [["127.0.0.1"], "Success"],
+        [["localhost"], "Failure"]
+      ] as const) {
+        const server = yield* recordingServer(yield* Effect.promise(() => makeCertificate({ by, names })))
+        assert.strictEqual((yield* Effect.result(exchange(targetOf(server.port, { trust }))))._tag, is)
+      }
       // A pin beside it has to hold as well.
       const server = yield* recordingServer(good)
       assert.instanceOf(

@@ -4,6 +4,7 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import * as Argument from "effect/cli/Argument"
 import * as CliOutput from "effect/cli/CliOutput"
@@ -16,6 +17,7 @@ import * as Report from "../services/Report.ts"
 import { separated } from "../services/RunCommand.ts"
 import { Settings, version } from "../services/Settings.ts"
 import { renderTree } from "../services/SupervisionTree.ts"
+import { parsePin, type TlsPin } from "../services/TlsPin.ts"
 import { follow, Json, show } from "./internal/answers.ts"
 import { claude } from "./internal/claudeVerb.ts"
 import { approvals } from "./internal/approvalVerbs.ts"
@@ -163,6 +165,22 @@ const codex = Command.make(
     )
 ).pipe(Command.withDescription("Run one governed Codex turn on the shared app-server"))
 
+/** Each brings along what nothing else needs. */
+const checksFor = Effect.fnUntraced(function* (asked: {
+  readonly guard: boolean
+  readonly node: string | null
+  readonly pins: ReadonlyArray<TlsPin>
+  readonly proxy: string | null
+}) {
+  if (asked.node !== null) {
+    const { checksOfNode } = yield* Effect.promise(() => import("./internal/nodeCheck.ts"))
+    return yield* checksOfNode({ ...asked, url: asked.node })
+  }
+  if (!asked.guard) return yield* runDoctor
+  const { guardChecks } = yield* Effect.promise(() => import("./internal/guardCheck.ts"))
+  return yield* guardChecks
+})
+
 const doctor = Command.make(
   "doctor",
   {
@@ -173,15 +191,33 @@ const doctor = Command.make(
     guard: Flag.Boolean("guard").pipe(
       Flag.withDefault(false),
       Flag.withDescription("Only: have each agent call what is always refused, and see that it is")
+    ),
+    node: Flag.String("node").pipe(
+      Flag.optional,
+      Flag.withDescription("Only: why this machine cannot be a node of the gateway at wss://HOST:PORT/nodes")
+    ),
+    pin: Flag.String("pin").pipe(
+      Flag.filterMap(
+        (text) => Result.getSuccess(parsePin(text)),
+        () =>
+          "sha256:... of a certificate or spki-sha256:... of its key, as `holdfast nodes pair` prints them"
+      ),
+      Flag.between(0, 16),
+      Flag.withDescription("With --node: a pin of that gateway, instead of what is kept (repeatable)")
+    ),
+    proxy: Flag.String("proxy").pipe(
+      Flag.optional,
+      Flag.withDescription("With --node: http://HOST:PORT of a proxy, instead of what is kept")
     )
   },
-  Effect.fnUntraced(function* ({ directions, guard }) {
+  Effect.fnUntraced(function* ({ directions, guard, node, pin, proxy }) {
     if (directions) return yield* show(directionTable((yield* Settings).directions), Report.directions)
-    // It brings a model provider along, which nothing else needs.
-    const { guardChecks } = guard
-      ? yield* Effect.promise(() => import("./internal/guardCheck.ts"))
-      : { guardChecks: null }
-    const checks = yield* guardChecks ?? runDoctor
+    const checks = yield* checksFor({
+      guard,
+      node: Option.getOrNull(node),
+      pins: pin,
+      proxy: Option.getOrNull(proxy)
+    })
     yield* show(checks, Report.checks)
     if (checks.some((check) => check.status === "fail")) return yield* Effect.sync(() => process.exit(1))
   })

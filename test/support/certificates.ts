@@ -32,6 +32,9 @@ export const makeCertificate = async (
     readonly names?: ReadonlyArray<string>
     readonly by?: { readonly keys: Keys; readonly name: string }
     readonly authority?: boolean
+    /** From now, when it begins and when it ends. */
+    readonly fromMs?: number
+    readonly untilMs?: number
   } = {}
 ): Promise<Certificate> => {
   const keys = options.keys ?? (await newKeys())
@@ -40,8 +43,8 @@ export const makeCertificate = async (
     serialNumber: crypto.randomBytes(8).toString("hex").replace(/^./, "1"),
     subject: `CN=${names[0]}`,
     issuer: `CN=${options.by?.name ?? names[0]}`,
-    notBefore: new Date(Date.now() - dayMs),
-    notAfter: new Date(Date.now() + dayMs),
+    notBefore: new Date(Date.now() + (options.fromMs ?? -dayMs)),
+    notAfter: new Date(Date.now() + (options.untilMs ?? dayMs)),
     publicKey: keys.publicKey,
     signingKey: (options.by?.keys ?? keys).privateKey,
     signingAlgorithm: algorithm,

@@ -55,20 +55,26 @@ const inTime = Effect.timeoutOrElse({
   orElse: () => Effect.fail(refused("busy"))
 })
 
-/** The node's end: proves who it is, and pairs where it was given a code. */
-export const greetGateway = Effect.fnUntraced(function* (
-  link: WsLink,
-  options: {
-    readonly identity: NodeIdentity["Service"]
-    readonly channel: string
-    readonly name: string
-    readonly code: string | null
-  }
-) {
-  const { identity, channel, name, code } = options
+interface Greeter {
+  readonly identity: NodeIdentity["Service"]
+  readonly channel: string
+  readonly name: string
+  readonly code: string | null
+}
+
+/** What the gateway says first. */
+export const hearChallenge = Effect.fnUntraced(function* (link: WsLink) {
   const challenge = yield* nextFrom(link, parseGatewayFrame)
   if (challenge.type === "refused") return yield* refused(challenge.reason)
-  if (challenge.type !== "challenge") return yield* refused("malformed")
+  return challenge.type === "challenge" ? challenge : yield* refused("malformed")
+})
+
+/** Proves who we are, and what the gateway makes of it. */
+export const answerChallenge = Effect.fnUntraced(function* (
+  link: WsLink,
+  challenge: Challenge,
+  { identity, channel, name, code }: Greeter
+) {
   const protocol = negotiate(ourProtocol, challenge.protocol)
   if (protocol === null) return yield* refused("protocol")
   const at = yield* Clock.currentTimeMillis
@@ -81,7 +87,14 @@ export const greetGateway = Effect.fnUntraced(function* (
   const answer = yield* nextFrom(link, parseGatewayFrame)
   if (answer.type === "refused") return yield* refused(answer.reason)
   return answer.type === "welcome" ? answer : yield* refused("malformed")
-}, inTime)
+})
+
+/** The node's end: proves who it is, and pairs where it was given a code. */
+export const greetGateway = (link: WsLink, greeter: Greeter) =>
+  hearChallenge(link).pipe(
+    Effect.flatMap((challenge) => answerChallenge(link, challenge, greeter)),
+    inTime
+  )
 
 const pairingRefusals = {
   unknown: "code-unknown",

@@ -24,6 +24,9 @@ export const placeText = (target: Pick<TlsTarget, "url">): string => {
 const unreachable = (target: TlsTarget, stage: TlsUnreachable["stage"], code: string) =>
   new TlsUnreachable({ place: placeText(target), stage, code })
 
+/** An acquisition that cannot be interrupted has no deadline; each of these leaves nothing behind when it is. */
+const whileWaiting = { interruptible: true } as const
+
 const noName = new Set(["ENOTFOUND", "EAI_AGAIN", "EAI_NONAME", "EAI_FAIL"])
 
 /** A TCP connection, closed with the scope unless something else has taken it over. */
@@ -44,7 +47,8 @@ const direct = (target: TlsTarget, host: string, port: number) =>
       })
       return Effect.sync(() => socket.destroy())
     }),
-    (socket) => Effect.sync(() => socket.destroy())
+    (socket) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
 
 /** RFC 9110, 9.3.6: the proxy answers 2xx, and what follows is the other side's. */
@@ -85,12 +89,14 @@ const throughProxy = (target: TlsTarget, proxy: URL, host: string, port: number)
       request.end()
       return Effect.sync(() => request.destroy())
     }),
-    (socket) => Effect.sync(() => socket.destroy())
+    (socket) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
 
 export interface Dialed {
   readonly socket: Tls.TLSSocket
   /** Null: a resumed handshake showed none. */
+  readonly certificate: crypto.X509Certificate | null
   readonly shown: Fingerprints | null
   /** Why no authority vouches for it under that name; null when one does. */
   readonly untrusted: string | null
@@ -102,25 +108,33 @@ export const fingerprintsOf = (der: Uint8Array): Fingerprints => {
   return { leaf: crypto.hash("sha256", der, "hex"), spki: crypto.hash("sha256", key, "base64") }
 }
 
-const shownBy = (socket: Tls.TLSSocket): Fingerprints | null => {
-  const der = socket.getPeerX509Certificate()?.raw
-  return der === undefined ? null : fingerprintsOf(der)
-}
-
-const untrustedBy = (socket: Tls.TLSSocket, name: string): string | null => {
+const untrustedBy = (
+  socket: Tls.TLSSocket,
+  certificate: crypto.X509Certificate | null,
+  name: string
+): string | null => {
   if (!socket.authorized) {
     const problem: unknown = socket.authorizationError
     return typeof problem === "string" ? problem : (errorCode(problem) ?? "unknown")
   }
-  const certificate = socket.getPeerX509Certificate()
   // Shown by none that was resumed: the name was looked at when its ticket was issued.
-  if (certificate === undefined) return null
-  // With the chain good, the name is still nobody's business but ours.
+  if (certificate === null) return null
   const named = net.isIP(name) === 0 ? certificate.checkHost(name) : certificate.checkIP(name)
   return named === undefined ? "ERR_TLS_CERT_ALTNAME_INVALID" : null
 }
 
-const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) =>
+/** What is spoken, where nobody asks for one alone. */
+const ourVersions: Versions = { minVersion: "TLSv1.2" }
+
+type Versions = Pick<Tls.ConnectionOptions, "minVersion" | "maxVersion">
+
+/** Closed with the scope. */
+export const shakeHands = (
+  target: TlsTarget,
+  under: net.Socket,
+  ticket: Buffer | null,
+  versions: Versions = ourVersions
+) =>
   Effect.acquireRelease(
     Effect.callback<Dialed, TlsUnreachable>((resume) => {
       const name = target.serverName ?? placeOf(target).host
@@ -128,7 +142,9 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
       const socket = tls().connect({
         socket: under,
         rejectUnauthorized: false,
-        minVersion: "TLSv1.2",
+        // The name is ours to look at: for an address Node would look for localhost.
+        checkServerIdentity: () => undefined,
+        ...versions,
         ALPNProtocols: ["http/1.1"],
         // RFC 6066: an address is no name.
         ...(net.isIP(name) === 0 ? { servername: name } : {}),
@@ -136,9 +152,9 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
         ...(target.trust._tag === "ca" && target.trust.bundle !== null ? { ca: target.trust.bundle } : {}),
         ...(target.client === null ? {} : { cert: target.client.certificate, key: target.client.key })
       })
-      const failed = (error: Error): void =>
-        resume(Effect.fail(unreachable(target, "handshake", errorCode(error) ?? "unknown")))
-      const closed = (): void => failed(new Error("closed"))
+      const ended = (code: string): void => resume(Effect.fail(unreachable(target, "handshake", code)))
+      const failed = (error: Error): void => ended(errorCode(error) ?? "unknown")
+      const closed = (): void => ended("closed")
       socket.once("error", failed)
       socket.once("close", closed)
       socket.once("secureConnect", () => {
@@ -146,32 +162,40 @@ const handshake = (target: TlsTarget, under: net.Socket, ticket: Buffer | null) 
         socket.removeListener("close", closed)
         socket.on("error", () => undefined)
         const handshakeMs = performance.now() - from
+        // Once: Node takes it off the chain, and the next call gets another or none.
+        const certificate = socket.getPeerX509Certificate() ?? null
         resume(
           Effect.succeed({
             socket,
-            shown: shownBy(socket),
-            untrusted: untrustedBy(socket, name),
+            certificate,
+            shown: certificate === null ? null : fingerprintsOf(certificate.raw),
+            untrusted: untrustedBy(socket, certificate, name),
             handshakeMs
           })
         )
       })
       return Effect.sync(() => socket.destroy())
     }),
-    ({ socket }) => Effect.sync(() => socket.destroy())
+    ({ socket }) => Effect.sync(() => socket.destroy()),
+    whileWaiting
   )
+
+/** The bytes to it, closed with the scope. */
+export const reach = (target: TlsTarget): Effect.Effect<net.Socket, TlsUnreachable, Scope.Scope> =>
+  Effect.suspend(() => {
+    const { host, port } = placeOf(target)
+    return target.proxy === null
+      ? direct(target, host, port)
+      : throughProxy(target, new URL(target.proxy), host, port)
+  })
 
 /** Nothing of the application was written on it. Closed with the scope. */
 export const dial = (
   target: TlsTarget,
   ticket: Buffer | null
 ): Effect.Effect<Dialed, TlsUnreachable, Scope.Scope> =>
-  Effect.suspend(() => {
-    const { host, port } = placeOf(target)
-    return target.proxy === null
-      ? direct(target, host, port)
-      : throughProxy(target, new URL(target.proxy), host, port)
-  }).pipe(
-    Effect.flatMap((under) => handshake(target, under, ticket)),
+  reach(target).pipe(
+    Effect.flatMap((under) => shakeHands(target, under, ticket)),
     Effect.timeoutOrElse({
       duration: connectDeadlineMs,
       orElse: () => Effect.fail(unreachable(target, "timeout", `${connectDeadlineMs} ms`))

@@ -104,7 +104,7 @@ const readUp = (args: ReadonlyArray<string>): GatewayArguments => {
 type Node = NonNullable<SettingsShape["node"]>
 
 /** What an earlier start was given; null where none was. */
-const readKept = (settings: SettingsShape): Node | null => {
+export const readKept = (settings: SettingsShape): Node | null => {
   try {
     const kept = Schema.decodeUnknownSync(KeptText)(fs.readFileSync(keptIn(settings), "utf8"))
     return { ...kept, code: null }
