@@ -1,6 +1,8 @@
 /** A loop that reads its configuration on every pass, and the one connection that it must not build again. */
 import { assert, describe, it } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -14,6 +16,7 @@ import * as NodeRegistry from "../src/layers/NodeRegistry.ts"
 import * as PinStore from "../src/layers/PinStore.ts"
 import * as SupervisionTree from "../src/layers/SupervisionTree.ts"
 import * as TlsSessionCache from "../src/layers/TlsSessionCache.ts"
+import { lookMs } from "../src/services/NodeSession.ts"
 import { Settings, type SettingsShape } from "../src/services/Settings.ts"
 import { parsePin } from "../src/services/TlsPin.ts"
 import { layer as layerMemory } from "../src/testing/Database.ts"
@@ -199,6 +202,33 @@ describe("three passes of a loop", () => {
       yield* loop.hasTold("GaveUp")
       assert.strictEqual((yield* loop.passes(pins)).state._tag, "Terminal")
       assert.deepStrictEqual([server.accepted(), server.bytes(), loop.told.length], [1, 0, 1])
+    })
+  )
+
+  live("a link has one look to come, however many connections it has had", (state) =>
+    Effect.gen(function* () {
+      const clock = yield* Clock.Clock
+      let looks = 0
+      const counting: Clock.Clock = Object.assign(Object.create(clock) as Clock.Clock, {
+        sleep: (duration: Duration.Duration) =>
+          Duration.toMillis(duration) === lookMs
+            ? Effect.acquireUseRelease(
+                Effect.sync(() => looks++),
+                () => clock.sleep(duration),
+                () => Effect.sync(() => looks--)
+              )
+            : clock.sleep(duration)
+      })
+      const certificate = yield* made()
+      const { server, loop } = yield* world(certificate, state)
+      yield* Effect.provideService(loop.passes([certificate.leafPin]), Clock.Clock, counting)
+      yield* loop.hasTold("Connected")
+      for (let n = 1; n <= 2; n++) {
+        yield* server.restart(certificate)
+        yield* eventually("it is back", () => loop.told.length === 1 + 2 * n)
+      }
+      // What gives up on the way to a connection after as long a time is over with it.
+      yield* eventually(`one look, not ${looks}`, () => looks === 1, 2_000)
     })
   )
 })
