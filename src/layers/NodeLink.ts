@@ -7,6 +7,7 @@
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as FiberHandle from "effect/FiberHandle"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
@@ -95,6 +96,8 @@ export const make = Effect.gen(function* () {
   const offered = yield* Queue.bounded<Socket>(maxOffered)
   const told = yield* Effect.acquireRelease(PubSub.sliding<LinkEvent>(maxUnread), PubSub.shutdown)
   const supervisor = yield* (yield* SupervisionTree).supervisor("node link")
+  /** Of one look at a time: each asks for the next, so that another beside it would go on for ever. */
+  const waiting = yield* FiberHandle.make<void>()
   let connectionIds = 0
   /** Of the monotonic clock: a link that was lost a short time ago is on its way back. */
   let lostAt = yield* monotonicMs
@@ -185,7 +188,7 @@ export const make = Effect.gen(function* () {
       case "Dial":
         return Effect.asVoid(Effect.forkIn(dial(self), self.scope))
       case "Wait":
-        return Effect.asVoid(Effect.forkIn(Effect.delay(look(self), action.ms), self.scope))
+        return Effect.asVoid(FiberHandle.run(waiting, Effect.delay(look(self), action.ms)))
       case "Ping":
       case "Close":
         return Effect.flatMap(SubscriptionRef.get(live), (now) =>

@@ -19,6 +19,7 @@ import * as adoptions from "./adoptions.ts"
 import * as endings from "./endings.ts"
 import * as keepers from "./keepers.ts"
 import * as leases from "./leases.ts"
+import * as nodes from "./nodes.ts"
 import * as ptys from "./ptys.ts"
 import * as records from "./records.ts"
 import { type LeftOut, type Measured, type Row, text } from "./report.ts"
@@ -74,7 +75,12 @@ const suites: ReadonlyArray<Suite> = [
   { ids: ["stop-20", "stop-20-time"], measure: endings.stop },
   { ids: ["kill-gateway", "kill-gateway-jobs"], measure: endings.killGateway },
   { ids: ["adopt-100", "adopt-100-lost"], measure: adoptions.adopt },
-  { ids: ["reconcile-500"], measure: adoptions.reconcile }
+  { ids: ["reconcile-500"], measure: adoptions.reconcile },
+  { ids: ["tls-full", "tls-resumed"], measure: nodes.handshakes },
+  {
+    ids: ["nodes-200", "nodes-200-cpu", "nodes-200-rss", "nodes-200-idle"],
+    measure: nodes.twoHundred
+  }
 ]
 
 const usage = "usage: npm run bench -- [--quick] [--only ID[,ID...]] [--json FILE]"
