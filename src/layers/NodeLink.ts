@@ -226,7 +226,12 @@ export const make = Effect.gen(function* () {
       }
     )
   )
-  yield* Effect.orDie(actor.tell({ _tag: "Start" }))
+  // Of each life: one that broke and was started again is idle, too.
+  yield* actor.watch.pipe(
+    Stream.filter(({ _tag }) => _tag === "Idle"),
+    Stream.runForEach(() => Effect.ignore(actor.tell({ _tag: "Start" }))),
+    Effect.forkScoped({ startImmediately: true })
+  )
 
   /** By a connection that stands, or comes back in time; a lost one is asked again on the next, which finds what was asked. */
   const decide = (question: HookQuestion) =>
