@@ -12,7 +12,7 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as NodeIdentity from "../src/layers/NodeIdentity.ts"
 import * as NodeLink from "../src/layers/NodeLink.ts"
-import * as NodeRegistry from "../src/layers/NodeRegistry.ts"
+import * as NodeStore from "../src/layers/NodeStore.ts"
 import * as PinStore from "../src/layers/PinStore.ts"
 import * as SupervisionTree from "../src/layers/SupervisionTree.ts"
 import * as TlsSessionCache from "../src/layers/TlsSessionCache.ts"
@@ -36,13 +36,13 @@ const layersIn = (state: string) =>
     NodeIdentity.layer,
     SupervisionTree.layer,
     TlsSessionCache.layer.pipe(Layer.provide(PinStore.layer)),
-    Layer.fresh(NodeRegistry.layer).pipe(Layer.provide(Layer.fresh(layerMemory)))
+    Layer.fresh(NodeStore.layer).pipe(Layer.provide(Layer.fresh(layerMemory)))
   ).pipe(Layer.provide(settingsIn(state, null)))
 
 /** One pass after the other asks for the session of what was configured, and leaves a link alone that is of that one. */
 const makeLoop = Effect.fnUntraced(function* (state: string, port: number) {
   const cache = yield* TlsSessionCache.TlsSessionCache
-  const { code } = yield* (yield* NodeRegistry.NodeRegistry).pair
+  const { code } = yield* (yield* NodeStore.NodeStore).pair
   const scope = yield* Effect.scope
   const told: Array<string> = []
   const fields: Array<string> = []
@@ -155,7 +155,7 @@ describe("three passes of a loop", () => {
         yield* loop.hasTold("Connected", "Disconnected", "Connected")
         assert.strictEqual((yield* loop.passes(pins)).state._tag, "Connected")
         assert.deepStrictEqual([server.accepted(), loop.told.length, loop.fields], [2, 3, []])
-        assert.lengthOf(yield* (yield* NodeRegistry.NodeRegistry).list, 1)
+        assert.lengthOf(yield* (yield* NodeStore.NodeStore).list, 1)
       })
     )
 

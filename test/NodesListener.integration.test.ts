@@ -9,7 +9,7 @@ import * as crypto from "node:crypto"
 import * as tls from "node:tls"
 import { WebSocket } from "ws"
 import * as NodesListener from "../src/layers/NodesListener.ts"
-import * as NodeRegistry from "../src/layers/NodeRegistry.ts"
+import * as NodeStore from "../src/layers/NodeStore.ts"
 import { GatewayCertificate } from "../src/services/GatewayCertificate.ts"
 import {
   channelBytes,
@@ -19,7 +19,7 @@ import {
   maxSkewMs,
   signedText
 } from "../src/services/NodeHandshake.ts"
-import { codeLifeMs } from "../src/services/NodeRegistry.ts"
+import { codeLifeMs } from "../src/services/NodeStore.ts"
 import { Settings } from "../src/services/Settings.ts"
 import { normalizeTarget } from "../src/services/TlsTarget.ts"
 import * as FakeApprovals from "../src/testing/Approvals.ts"
@@ -64,7 +64,7 @@ const clock = Layer.effect(
 )
 
 const door = NodesListener.layer.pipe(
-  Layer.provideMerge(NodeRegistry.layer),
+  Layer.provideMerge(NodeStore.layer),
   Layer.provide([
     certificate,
     FakeApprovals.layer,
@@ -169,7 +169,7 @@ describe("the door of nodes", () => {
       Effect.gen(function* () {
         skewMs = 0
         const { listening } = yield* NodesListener.Nodes
-        const registry = yield* NodeRegistry.NodeRegistry
+        const registry = yield* NodeStore.NodeStore
         const { url } = listening!
         const said = (attempt: Attempt) => Effect.map(visit(url, attempt), (outcome) => outcome.said)
         const { code } = yield* registry.pair

@@ -2,13 +2,13 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import { NodeControl, NotListening } from "../services/NodeControl.ts"
-import { NodeRegistry } from "../services/NodeRegistry.ts"
+import { NodeStore } from "../services/NodeStore.ts"
 import { Nodes } from "../services/Nodes.ts"
 
 export * from "../services/NodeControl.ts"
 
 export const make = Effect.gen(function* () {
-  const registry = yield* NodeRegistry
+  const registry = yield* NodeStore
   const nodes = yield* Nodes
   return NodeControl.of({
     PairNode: () =>

@@ -25,7 +25,7 @@ import { fullAdmission, nextAdmission } from "../services/NodeAdmission.ts"
 import { NodeAway } from "../services/NodeAway.ts"
 import { type HookQuestion, NodeCalls, type NodeQuestionRefused } from "../services/NodeCalls.ts"
 import { maxFrameBytes } from "../services/NodeHandshake.ts"
-import { type NodeInfo, NodeRegistry } from "../services/NodeRegistry.ts"
+import { type NodeInfo, NodeStore } from "../services/NodeStore.ts"
 import { deadMs, lookMs, unresponsiveMs } from "../services/NodeSession.ts"
 import { type LiveNode, Nodes, type NodeStatus, NodesUnusable } from "../services/Nodes.ts"
 import type { Decision } from "../services/Policy.ts"
@@ -122,7 +122,7 @@ export const make = Effect.gen(function* () {
   const { nodes: settings } = yield* Settings
   if (settings.listen === null) return yield* Nodes
   const { host, port } = settings.listen
-  const registry = yield* NodeRegistry
+  const registry = yield* NodeStore
   const { current } = yield* Epoch
   const certificates = yield* GatewayCertificate
   const { cert, key, fingerprints } = yield* certificates.certificate

@@ -40,7 +40,7 @@ import * as Keeper from "../layers/Keeper.ts"
 import * as NodeControlHandlers from "../layers/NodeControlHandlers.ts"
 import * as NodeIdentity from "../layers/NodeIdentity.ts"
 import * as NodeLink from "../layers/NodeLink.ts"
-import * as NodeRegistry from "../layers/NodeRegistry.ts"
+import * as NodeStore from "../layers/NodeStore.ts"
 import * as NodesListener from "../layers/NodesListener.ts"
 import * as Operator from "../layers/Operator.ts"
 import * as PinStore from "../layers/PinStore.ts"
@@ -114,7 +114,7 @@ const stores = Layer.mergeAll(
   BridgeStore.layer,
   AuditLog.layer,
   Approvals.layer,
-  NodeRegistry.layer,
+  NodeStore.layer,
   ThreadStore.layer,
   TurnStore.layer,
   Policy.layer,

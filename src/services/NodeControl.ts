@@ -9,7 +9,7 @@ import {
   NodeNameMalformed,
   NodeNotFound,
   NodesUnavailable
-} from "./NodeRegistry.ts"
+} from "./NodeStore.ts"
 import { NodeStatus } from "./Nodes.ts"
 import { OperatorsOnly } from "./Operator.ts"
 

@@ -1,6 +1,6 @@
 /** NodeReport: how nodes and pairing read in a terminal. */
 import type { PairingOffer } from "./NodeControl.ts"
-import type { NodeInfo } from "./NodeRegistry.ts"
+import type { NodeInfo } from "./NodeStore.ts"
 import type { NodeStatus } from "./Nodes.ts"
 import { table } from "./Report.ts"
 import { formatAge } from "./SupervisionTree.ts"

@@ -11,7 +11,7 @@ import * as Stream from "effect/Stream"
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcGroup from "effect/rpc/RpcGroup"
 import { NodeAway } from "./NodeAway.ts"
-import type { NodesUnavailable } from "./NodeRegistry.ts"
+import type { NodesUnavailable } from "./NodeStore.ts"
 import type { RunControl } from "./RunControl.ts"
 
 export const NodeStatus = Schema.Struct({

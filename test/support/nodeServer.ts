@@ -7,7 +7,7 @@ import type * as tls from "node:tls"
 import { WebSocketServer } from "ws"
 import { channelOf, greetNode } from "../../src/layers/internal/nodeGreeting.ts"
 import { makeWsLink } from "../../src/layers/internal/wsLink.ts"
-import { NodeRegistry } from "../../src/services/NodeRegistry.ts"
+import { NodeStore } from "../../src/services/NodeStore.ts"
 import type { Certificate } from "./certificates.ts"
 
 interface NodeServer {
@@ -21,7 +21,7 @@ interface NodeServer {
 }
 
 export const nodeServer = Effect.fnUntraced(function* (first: Certificate) {
-  const registry = yield* NodeRegistry
+  const registry = yield* NodeStore
   const run = yield* FiberSet.makeRuntime<never>()
   let [accepted, bytes] = [0, 0]
   let end = (): void => undefined

@@ -21,7 +21,7 @@ import {
   Welcome
 } from "../../services/NodeHandshake.ts"
 import type { NodeIdentity } from "../../services/NodeIdentity.ts"
-import { type NodeInfo, type NodeRegistry, PairingRefused } from "../../services/NodeRegistry.ts"
+import { type NodeInfo, type NodeStore, PairingRefused } from "../../services/NodeStore.ts"
 import { verify } from "./ed25519.ts"
 import { closeCodes, type WsLink } from "./wsLink.ts"
 
@@ -107,7 +107,7 @@ const pairingRefusals = {
 export const greetNode = Effect.fnUntraced(function* (
   link: WsLink,
   options: {
-    readonly registry: NodeRegistry["Service"]
+    readonly registry: NodeStore["Service"]
     readonly channel: string
     readonly gateway: string
   }

@@ -1,5 +1,5 @@
 /**
- * NodeRegistry: the nodes that this gateway lets in, each known by its key, and the codes by which a new one is paired.
+ * NodeStore: the nodes that this gateway lets in, each known by its key, and the codes by which a new one is paired.
  *
  * A code is shown once to the person who asked for it, is good for one node and ten minutes, and is kept as its digest. A node
  * that was revoked stays known as that: its key comes back only with a new code.
@@ -184,8 +184,8 @@ export class NodeNameMalformed extends Schema.TaggedError<NodeNameMalformed>()("
   }
 }
 
-export class NodeRegistry extends Context.Service<
-  NodeRegistry,
+export class NodeStore extends Context.Service<
+  NodeStore,
   {
     /** A new code, which nobody can be told again, and until when it is good (epoch milliseconds). */
     readonly pair: Effect.Effect<{ readonly code: string; readonly expiresAt: number }, NodesUnavailable>
@@ -215,4 +215,4 @@ export class NodeRegistry extends Context.Service<
     /** From now on. A reader that falls behind loses the oldest. */
     readonly changes: Stream.Stream<NodeChange>
   }
->()("holdfast/NodeRegistry") {}
+>()("holdfast/NodeStore") {}

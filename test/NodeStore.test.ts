@@ -1,4 +1,4 @@
-/** NodeRegistry over a real database: a code lets in one node once, and who was let in is known by its key from then on. */
+/** NodeStore over a real database: a code lets in one node once, and who was let in is known by its key from then on. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -13,7 +13,7 @@ import * as crypto from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { connect, migrate } from "../src/layers/internal/nodeSqlite.ts"
-import { layer } from "../src/layers/NodeRegistry.ts"
+import { layer } from "../src/layers/NodeStore.ts"
 import { migrations } from "../src/services/Database.ts"
 import {
   codeLifeMs,
@@ -22,16 +22,16 @@ import {
   maxOpenCodes,
   maxWrongCodes,
   type NodeChange,
-  NodeRegistry,
+  NodeStore,
   wrongWindowMs
-} from "../src/services/NodeRegistry.ts"
+} from "../src/services/NodeStore.ts"
 import { layer as layerMemory } from "../src/testing/Database.ts"
 import { settle } from "../src/testing/VirtualTime.ts"
 import { temporaryDirectory } from "./support/HookGateway.ts"
 
 const layerReal = Layer.fresh(layer).pipe(Layer.provideMerge(Layer.fresh(layerMemory)))
 
-const real = <A, E>(promise: string, test: () => Effect.Effect<A, E, NodeRegistry | SqlClient.SqlClient>) =>
+const real = <A, E>(promise: string, test: () => Effect.Effect<A, E, NodeStore | SqlClient.SqlClient>) =>
   it.effect(promise, () => Effect.provide(test(), layerReal))
 
 const keyOf = (n: number): string => crypto.hash("sha256", `key ${n}`, "base64url")
@@ -39,12 +39,12 @@ const idOf = (publicKey: string): string =>
   `n-${crypto.createHash("sha256").update(Buffer.from(publicKey, "base64url")).digest("hex").slice(0, 16)}`
 
 const redeem = (code: string, n: number, name = `node-${n}`) =>
-  NodeRegistry.use((registry) => registry.redeem(code, { publicKey: keyOf(n), name }))
+  NodeStore.use((registry) => registry.redeem(code, { publicKey: keyOf(n), name }))
 
 /** A code, redeemed at once. */
 const paired = (n: number, name?: string) =>
   Effect.gen(function* () {
-    const { code } = yield* (yield* NodeRegistry).pair
+    const { code } = yield* (yield* NodeStore).pair
     return yield* redeem(code, n, name)
   })
 
@@ -60,10 +60,10 @@ const outcome = (code: string, n: number) =>
 
 const wrongCode = "0000-0000"
 
-describe("NodeRegistry", () => {
+describe("NodeStore", () => {
   real("a code lets in one node, by its key and under its name", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       yield* TestClock.setTime(5_000)
       const { code, expiresAt } = yield* registry.pair
       assert.match(code, /^[0-9A-HJKMNP-TV-Z]{4}-[0-9A-HJKMNP-TV-Z]{4}$/)
@@ -87,7 +87,7 @@ describe("NodeRegistry", () => {
 
   real("a code is taken as a person types it", () =>
     Effect.gen(function* () {
-      const { code } = yield* (yield* NodeRegistry).pair
+      const { code } = yield* (yield* NodeStore).pair
       const typed = code.toLowerCase().replace("-", "").replaceAll("0", "o").replaceAll("1", "l")
       assert.strictEqual(yield* outcome(typed, 1), "node-1")
     })
@@ -95,7 +95,7 @@ describe("NodeRegistry", () => {
 
   real("a code is good until ten minutes have passed, and not at ten minutes", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const [first, second] = [yield* registry.pair, yield* registry.pair]
       yield* TestClock.setTime(codeLifeMs - 1)
       assert.strictEqual(yield* outcome(first.code, 1), "node-1")
@@ -109,7 +109,7 @@ describe("NodeRegistry", () => {
 
   real("of those who redeem one code at the same time exactly one gets in", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       for (let round = 0; round < 10; round++) {
         yield* TestClock.adjust(wrongWindowMs)
         const { code } = yield* registry.pair
@@ -125,7 +125,7 @@ describe("NodeRegistry", () => {
 
   real("at most sixteen codes are open; the oldest are as if they had never been", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const codes: Array<string> = []
       for (let n = 0; n <= maxOpenCodes; n++) codes.push((yield* registry.pair).code)
       const told: Array<string> = []
@@ -139,7 +139,7 @@ describe("NodeRegistry", () => {
 
   real("codes whose time is over are kept for a while, and not for ever", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const sql = yield* SqlClient.SqlClient
       for (let n = 0; n < 120; n++) {
         yield* n % 2 === 0 ? registry.pair : paired(n)
@@ -154,7 +154,7 @@ describe("NodeRegistry", () => {
     "after five wrong codes within a minute none is looked at, a right one neither, until the minute is over",
     () =>
       Effect.gen(function* () {
-        const registry = yield* NodeRegistry
+        const registry = yield* NodeStore
         const right = (yield* registry.pair).code
         for (let n = 0; n < maxWrongCodes; n++) {
           assert.strictEqual(yield* outcome(n % 2 === 0 ? wrongCode : "nonsense", 1), "unknown")
@@ -185,7 +185,7 @@ describe("NodeRegistry", () => {
 
   real("a key that is known keeps its id, and is called as it says now", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const first = yield* paired(1, "old")
       yield* TestClock.adjust(1_000)
       assert.deepStrictEqual(yield* paired(1, "new"), { ...first, name: "new" })
@@ -197,7 +197,7 @@ describe("NodeRegistry", () => {
 
   real("a name that somebody has gets a number, and is free once they are revoked", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const names = [yield* paired(1, "web"), yield* paired(2, "web"), yield* paired(3, "web")]
       assert.deepStrictEqual(
         names.map(({ name }) => name),
@@ -212,7 +212,7 @@ describe("NodeRegistry", () => {
 
   real("one that is revoked is known as that, and comes back with a new code alone", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const node = yield* paired(1, "web")
       yield* TestClock.setTime(1_000)
       const gone = yield* registry.revoke(node.nodeId.slice(0, 8))
@@ -228,7 +228,7 @@ describe("NodeRegistry", () => {
 
   real("a node is renamed by its name or the beginning of its id, and never to what it cannot have", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const web = yield* paired(1, "web")
       const db = yield* paired(2, "db")
       yield* registry.revoke(db.nodeId)
@@ -262,7 +262,7 @@ describe("NodeRegistry", () => {
 
   real("a reference that two nodes answer to changes nothing", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const victim = yield* paired(1, "web")
       yield* paired(2, victim.nodeId.slice(0, 10))
       yield* paired(3, victim.nodeId)
@@ -279,7 +279,7 @@ describe("NodeRegistry", () => {
 
   real("who was there is written down", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const node = yield* paired(1)
       yield* TestClock.setTime(7_000)
       yield* registry.seen(node.nodeId)
@@ -290,7 +290,7 @@ describe("NodeRegistry", () => {
 
   real("every change that a connection has to hear of is told once, after it is in the database", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const heard: Array<NodeChange & { readonly row: string }> = []
       const listening = yield* registry.changes.pipe(
         Stream.mapEffect((change) =>
@@ -325,7 +325,7 @@ describe("NodeRegistry", () => {
     "a full registry forgets the oldest revoked node, and takes no more when there is none; the code stays good",
     () =>
       Effect.gen(function* () {
-        const registry = yield* NodeRegistry
+        const registry = yield* NodeStore
         const sql = yield* SqlClient.SqlClient
         for (let n = 0; n < maxNodes; n++)
           yield* sql`INSERT INTO nodes (node_id, public_key, name, paired_at)
@@ -352,12 +352,12 @@ describe("NodeRegistry", () => {
         SqlClient.SqlClient,
         Effect.tap(connect(file), (sql) => migrate(sql, migrations))
       ).pipe(Layer.provide(Reactivity.layer))
-      const gateway = <A, E>(test: Effect.Effect<A, E, NodeRegistry | SqlClient.SqlClient>) =>
+      const gateway = <A, E>(test: Effect.Effect<A, E, NodeStore | SqlClient.SqlClient>) =>
         Effect.provide(test, Layer.fresh(layer).pipe(Layer.provideMerge(Layer.fresh(layerFile))))
 
       const codes = yield* gateway(
         Effect.gen(function* () {
-          const registry = yield* NodeRegistry
+          const registry = yield* NodeStore
           const [used, open] = [yield* registry.pair, yield* registry.pair]
           yield* redeem(used.code, 1)
           yield* paired(2)
@@ -378,7 +378,7 @@ describe("NodeRegistry", () => {
       )
       yield* gateway(
         Effect.gen(function* () {
-          const registry = yield* NodeRegistry
+          const registry = yield* NodeStore
           assert.deepStrictEqual(
             (yield* registry.list).map(({ name, revokedAt }) => [name, revokedAt]),
             [
@@ -395,7 +395,7 @@ describe("NodeRegistry", () => {
 
   real("a database that cannot be read is said to be that", () =>
     Effect.gen(function* () {
-      const registry = yield* NodeRegistry
+      const registry = yield* NodeStore
       const { code } = yield* registry.pair
       yield* (yield* SqlClient.SqlClient)`DROP TABLE nodes`
       const tags = [

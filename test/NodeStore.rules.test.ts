@@ -1,4 +1,4 @@
-/** NodeRegistry, the rules: what a code is, how many wrong ones are borne, how a node is called and who is meant. */
+/** NodeStore, the rules: what a code is, how many wrong ones are borne, how a node is called and who is meant. */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
@@ -16,7 +16,7 @@ import {
   PairingRefused,
   type WrongCodes,
   wrongWindowMs
-} from "../src/services/NodeRegistry.ts"
+} from "../src/services/NodeStore.ts"
 import { random } from "./support/random.ts"
 
 const node = (nodeId: string, name: string, revokedAt: number | null = null): NodeInfo => ({
@@ -28,7 +28,7 @@ const node = (nodeId: string, name: string, revokedAt: number | null = null): No
   revokedAt
 })
 
-describe("NodeRegistry, the rules", () => {
+describe("NodeStore, the rules", () => {
   it("a code is the 40 bits that were drawn, in Crockford's base32", () => {
     assert.deepStrictEqual(
       [

@@ -1,4 +1,4 @@
-/** NodeRegistry, live: rows of the state database, changed one at a time; what a connection has to hear of follows the row. */
+/** NodeStore, live: rows of the state database, changed one at a time; what a connection has to hear of follows the row. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -26,16 +26,16 @@ import {
   NodeNameInUse,
   NodeNameMalformed,
   NodeNotFound,
-  NodeRegistry,
+  NodeStore,
   NodesUnavailable,
   normalizeCode,
   PairingRefused,
   TooManyNodes,
   type WrongCodes
-} from "../services/NodeRegistry.ts"
+} from "../services/NodeStore.ts"
 import { nodeIdOf } from "./internal/ed25519.ts"
 
-export * from "../services/NodeRegistry.ts"
+export * from "../services/NodeStore.ts"
 
 /** What a slow reader of `changes` may be behind before it loses the oldest. */
 const maxUnread = 256
@@ -88,7 +88,7 @@ export const make = Effect.gen(function* () {
         WHERE used_at IS NOT NULL OR expires_at <= ${now} ORDER BY rowid DESC LIMIT -1 OFFSET ${maxClosedCodes})`
       return { code, expiresAt }
     }).pipe(sql.withTransaction, unavailable)
-  ).pipe(Effect.withSpan("NodeRegistry.pair"))
+  ).pipe(Effect.withSpan("NodeStore.pair"))
 
   /** Takes the code, or says why not. */
   const take = Effect.fnUntraced(function* (typed: string, now: number) {
@@ -151,7 +151,7 @@ export const make = Effect.gen(function* () {
         if (renamed) yield* PubSub.publish(changed, { _tag: "Renamed", nodeId: node.nodeId, name: node.name })
         return node
       })
-    ).pipe(Effect.withSpan("NodeRegistry.redeem"))
+    ).pipe(Effect.withSpan("NodeStore.redeem"))
 
   const one = Effect.fnUntraced(function* (ref: string, all: ReadonlyArray<NodeInfo>) {
     const found = matchingNodes(all, ref)
@@ -168,7 +168,7 @@ export const make = Effect.gen(function* () {
         yield* PubSub.publish(changed, { _tag: "Revoked", nodeId: node.nodeId })
         return { ...node, revokedAt }
       })
-    ).pipe(Effect.withSpan("NodeRegistry.revoke"))
+    ).pipe(Effect.withSpan("NodeStore.revoke"))
 
   const rename = (ref: string, name: string) =>
     exclusively(
@@ -182,21 +182,21 @@ export const make = Effect.gen(function* () {
         yield* PubSub.publish(changed, { _tag: "Renamed", nodeId: node.nodeId, name })
         return { ...node, name }
       })
-    ).pipe(Effect.withSpan("NodeRegistry.rename"))
+    ).pipe(Effect.withSpan("NodeStore.rename"))
 
-  return NodeRegistry.of({
+  return NodeStore.of({
     pair,
     redeem,
-    find: Effect.fn("NodeRegistry.find")(byKey),
-    seen: Effect.fn("NodeRegistry.seen")(function* (nodeId: string) {
+    find: Effect.fn("NodeStore.find")(byKey),
+    seen: Effect.fn("NodeStore.seen")(function* (nodeId: string) {
       const now = yield* Clock.currentTimeMillis
       yield* unavailable(sql`UPDATE nodes SET last_seen_at = ${now} WHERE node_id = ${nodeId}`)
     }),
-    list: Effect.withSpan(list, "NodeRegistry.list"),
+    list: Effect.withSpan(list, "NodeStore.list"),
     revoke,
     rename,
     changes: Stream.fromPubSub(changed)
   })
 })
 
-export const layer = Layer.effect(NodeRegistry, make)
+export const layer = Layer.effect(NodeStore, make)
