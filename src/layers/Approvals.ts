@@ -32,6 +32,7 @@ import {
   maxEndedKept,
   maxListed,
   maxPending,
+  maxPendingPerNode,
   maxPendingPerRelay,
   maxPerWindow,
   nextApproval,
@@ -175,6 +176,13 @@ export const make = Effect.gen(function* () {
     ])
     if (lately >= maxPerWindow) return tooMany(`this session has asked ${lately} times within a minute`)
     if (own >= maxPendingPerRelay) return tooMany(`${own} calls of this session wait for an answer already`)
+    const [nodeId, ofNode] = relayId.split("/", 2)
+    if (ofNode !== undefined) {
+      const there = yield* count(
+        sql`SELECT count(*) AS n FROM approvals WHERE relay_id > ${`${nodeId}/`} AND relay_id < ${`${nodeId}0`} AND state = 'pending' AND live_until > ${now}`
+      )
+      if (there >= maxPendingPerNode) return tooMany(`${there} calls of this node wait for an answer already`)
+    }
     return all >= maxPending ? tooMany(`${all} calls wait for an answer already`) : null
   })
 

@@ -27,7 +27,7 @@ import { pinsOf } from "../services/TlsPin.ts"
 import { bareHost, normalizeTarget, placeOf, type TlsTarget } from "../services/TlsTarget.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { identityFileIn, readIdentity } from "./internal/identityFile.ts"
-import { answerChallenge, channelOf, hearChallenge } from "./internal/nodeGreeting.ts"
+import { answerChallenge, channelOf, gatewayMessages, hearChallenge } from "./internal/nodeGreeting.ts"
 import { type Dialed, fingerprintsOf, placeText, reach, shakeHands } from "./internal/tlsDial.ts"
 import { makeWsLink, type WsLink } from "./internal/wsLink.ts"
 import { upgrade } from "./internal/wsUpgrade.ts"
@@ -189,7 +189,9 @@ export const make = Effect.gen(function* () {
     question: NodeQuestion
   ): Effect.fn.Return<Pick<NodeFacts, "upgraded" | "challenge" | "authentication">, never, Scope.Scope> {
     const from = yield* Clock.currentTimeMillis
-    const upgraded = yield* timed(Effect.flatMap(upgrade(socket, url), makeWsLink))
+    const upgraded = yield* timed(
+      Effect.flatMap(upgrade(socket, url), (socket) => makeWsLink(socket, gatewayMessages))
+    )
     if (Result.isFailure(upgraded))
       return { upgraded: stepOf(upgraded), challenge: null, authentication: null }
     const link = upgraded.success.value

@@ -19,7 +19,13 @@ import type { Socket } from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Actor from "../services/Actor.ts"
-import { GatewayCutOff, HookDecider, type HookQuestion, NodeCalls } from "../services/NodeCalls.ts"
+import {
+  GatewayCutOff,
+  HookDecider,
+  type HookQuestion,
+  NodeCalls,
+  NodeQuestionRefused
+} from "../services/NodeCalls.ts"
 import { isTerminal, NodeRefused } from "../services/NodeHandshake.ts"
 import { NodeIdentity } from "../services/NodeIdentity.ts"
 import { cutOffGraceMs, type LinkEvent, linkStatus, NodeLink } from "../services/NodeLink.ts"
@@ -29,13 +35,14 @@ import {
   nextSession,
   type SessionAction,
   type SessionEvent,
-  type SessionState
+  type SessionState,
+  unresponsiveMs
 } from "../services/NodeSession.ts"
 import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { isTerminalTls, TlsSessionCache } from "../services/TlsSessionCache.ts"
 import type { TlsTarget } from "../services/TlsTarget.ts"
-import { channelOf, greetGateway } from "./internal/nodeGreeting.ts"
+import { channelOf, gatewayMessages, greetGateway } from "./internal/nodeGreeting.ts"
 import { makeClientOver } from "./internal/rpcClient.ts"
 import { socketOf } from "./internal/tlsSession.ts"
 import { closeCodes, makeWsLink, type WsLink } from "./internal/wsLink.ts"
@@ -53,6 +60,8 @@ const maxUnread = 64
 /** What a lost connection says; it is asked again on the next one, as often as this. */
 const lostReason = "the connection was lost"
 const maxAgain = 16
+/** By so much less the gateway holds a question than we wait, so that what it says of one that nobody answered is heard. */
+const answerMs = (holdMs: number): number => Math.min(1_000, holdMs / 4)
 
 interface Live {
   readonly connectionId: number
@@ -116,10 +125,9 @@ export const make = Effect.gen(function* () {
   /** One connection, from the first packet to its end; the reason of that end. */
   const connection = Effect.fnUntraced(function* (self: Actor.Self<SessionEvent>) {
     const tls = yield* session.connect
-    const link = yield* makeWsLink(yield* upgrade(socketOf(tls), node.gateway))
+    const link = yield* makeWsLink(yield* upgrade(socketOf(tls), node.gateway), gatewayMessages)
     const channel = channelOf(tls.exporter)
     const welcome = yield* greetGateway(link, { identity, channel, name: node.name, code: node.code })
-    yield* link.split
     nodeId = welcome.nodeId
     const connectionId = ++connectionIds
     const calls = yield* makeClientOver(
@@ -249,7 +257,8 @@ export const make = Effect.gen(function* () {
             )
       if (Option.isNone(found))
         return yield* new GatewayCutOff({ reason: describeSession(yield* actor.state) })
-      return yield* found.value.decide(question)
+      const holdMs = Math.floor(question.holdMs - answerMs(question.holdMs))
+      return yield* found.value.decide({ ...question, holdMs })
     }).pipe(
       Effect.retry({
         while: (error) => error._tag === "GatewayCutOff" && error.reason === lostReason,
@@ -257,7 +266,15 @@ export const make = Effect.gen(function* () {
       }),
       Effect.timeoutOrElse({
         duration: question.holdMs,
-        orElse: () => Effect.fail(new GatewayCutOff({ reason: "nobody answered in time" }))
+        orElse: () =>
+          Effect.flatMap(SubscriptionRef.get(live), (now) =>
+            Effect.fail(
+              // One that is there and did not decide is not cut off, and no rule for that speaks in its place.
+              now !== null && now.link.silentMs() < unresponsiveMs
+                ? new NodeQuestionRefused({ detail: "nobody answered in time" })
+                : new GatewayCutOff({ reason: "nobody answered in time" })
+            )
+          )
       })
     )
 

@@ -25,7 +25,7 @@ import { fullAdmission, nextAdmission } from "../services/NodeAdmission.ts"
 import { NodeAway } from "../services/NodeAway.ts"
 import { type HookQuestion, NodeCalls, type NodeQuestionRefused } from "../services/NodeCalls.ts"
 import { maxFrameBytes } from "../services/NodeHandshake.ts"
-import { type NodeInfo, NodeStore } from "../services/NodeStore.ts"
+import { matchingNodes, type NodeInfo, NodeStore } from "../services/NodeStore.ts"
 import { deadMs, lookMs, unresponsiveMs } from "../services/NodeSession.ts"
 import { type LiveNode, Nodes, type NodeStatus, NodesUnusable } from "../services/Nodes.ts"
 import type { Decision } from "../services/Policy.ts"
@@ -34,7 +34,7 @@ import { Settings } from "../services/Settings.ts"
 import { formatPin, pinsOf } from "../services/TlsPin.ts"
 import { errorCode } from "./internal/errorCode.ts"
 import { makeNodeDeciding } from "./internal/nodeDecide.ts"
-import { channelOf, greetNode } from "./internal/nodeGreeting.ts"
+import { channelOf, greetNode, helloMessages } from "./internal/nodeGreeting.ts"
 import { makeClientOver } from "./internal/rpcClient.ts"
 import { closeCodes, makeWsLink, maxMessageBytes, type WsLink } from "./internal/wsLink.ts"
 
@@ -46,12 +46,18 @@ const maxConnections = 4_096
 const maxGreetingBytes = 4 * maxFrameBytes
 /** From a connection to a WebSocket. */
 const doorDeadlineMs = 10_000
+/** How often what is late at the door is looked for. */
+const doorLookMs = 1_000
+/** What nodes have at the end to say goodbye. */
+const goodbyeMs = 1_500
 /** How often its certificate is looked at; it is made anew thirty days before its end. */
 const renewEveryMs = 86_400_000
 /** The path that nodes ask for. */
 const nodesPath = "/nodes"
 
 interface Inside extends LiveNode {
+  /** A revoked one is on its way out. */
+  readonly revokedAt: null
   readonly link: WsLink
   readonly since: number
 }
@@ -69,9 +75,10 @@ const listening = (server: Https.Server, host: string, port: number) =>
     })
   })
 
-/** Answers an HTTP request that is none of a node's. */
+/** Answers an HTTP request that is none of a node's; the other side's end is not waited for, which may never come. */
 const turnAway = (socket: net.Socket, status: string): void => {
-  socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+  socket.write(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+  socket.destroySoon()
 }
 
 type Decide = (question: HookQuestion) => Effect.Effect<Decision, NodeQuestionRefused>
@@ -150,11 +157,16 @@ export const make = Effect.gen(function* () {
         })
     )
 
+  const renamed = (nodeId: string, name: string) =>
+    SubscriptionRef.update(inside, (all) => {
+      const node = all.get(nodeId)
+      return node === undefined ? all : new Map(all).set(nodeId, { ...node, name })
+    })
+
   const serve = Effect.fnUntraced(function* (socket: WebSocket, channel: string, known: () => void) {
-    const link = yield* makeWsLink(socket)
+    const link = yield* makeWsLink(socket, helloMessages)
     const info: NodeInfo = yield* greetNode(link, { registry, channel, gateway: current.epoch })
     known()
-    yield* link.split
     const { nodeId, name } = info
     const calls = yield* makeClientOver(
       RunControl,
@@ -166,11 +178,17 @@ export const make = Effect.gen(function* () {
     yield* enter({
       nodeId,
       name,
+      revokedAt: null,
       connectionId,
       calls: calls as unknown as LiveNode["calls"],
       link,
       since: yield* Clock.currentTimeMillis
     })
+    // Whatever became of it since it was let in was told to those who were inside.
+    const still = Option.getOrUndefined(yield* registry.find(info.publicKey))
+    if (still === undefined || still.revokedAt !== null)
+      return yield* link.close(closeCodes.policy, "revoked")
+    if (still.name !== name) yield* renamed(nodeId, still.name)
     yield* Effect.annotateLogs(Effect.logInfo("a node is connected"), { nodeId, name, connectionId })
     yield* Effect.ignore(registry.seen(nodeId))
     yield* Effect.forkScoped(watch(link))
@@ -181,12 +199,10 @@ export const make = Effect.gen(function* () {
 
   yield* Stream.runForEach(registry.changes, (change) =>
     Effect.gen(function* () {
+      if (change._tag === "Renamed") return yield* renamed(change.nodeId, change.name)
       const node = (yield* SubscriptionRef.get(inside)).get(change.nodeId)
-      if (node === undefined) return
-      if (change._tag === "Revoked") return yield* node.link.close(closeCodes.policy, "revoked")
-      yield* SubscriptionRef.update(inside, (all) =>
-        new Map(all).set(change.nodeId, { ...node, name: change.name })
-      )
+      // One that does not answer to its end must not hold up the next one's.
+      if (node !== undefined) yield* Effect.forkChild(node.link.close(closeCodes.policy, "revoked"))
     })
   ).pipe(Effect.forkScoped({ startImmediately: true }))
 
@@ -196,7 +212,8 @@ export const make = Effect.gen(function* () {
     // Keying material of an older version may be the same for two connections (RFC 7627).
     minVersion: "TLSv1.3",
     ALPNProtocols: ["http/1.1"],
-    handshakeTimeout: doorDeadlineMs
+    handshakeTimeout: doorDeadlineMs,
+    connectionsCheckingInterval: doorLookMs
   })
   const sockets = new WebSocketServer({
     noServer: true,
@@ -207,6 +224,8 @@ export const make = Effect.gen(function* () {
   server.maxConnections = maxConnections
   server.headersTimeout = doorDeadlineMs
   server.requestTimeout = doorDeadlineMs
+  /** Everybody, for the end: those at the door may have no intention to leave. */
+  const open = new Set<net.Socket>()
   let admission = fullAdmission(performance.now())
   server.on("connection", (socket: net.Socket) => {
     const [next, isLetIn] = nextAdmission(admission, performance.now())
@@ -214,13 +233,15 @@ export const make = Effect.gen(function* () {
     // Before a handshake: that is what costs.
     if (!isLetIn) return void socket.destroy()
     socket.setNoDelay(true)
+    open.add(socket)
+    socket.once("close", () => open.delete(socket))
   })
   // Of the TLS socket: the one below knows nothing of an upgrade, and would go on counting.
   server.on("secureConnection", (socket) => {
     socket.setTimeout(doorDeadlineMs, () => socket.destroy())
   })
   server.on("tlsClientError", (_error: Error, socket: net.Socket) => socket.destroy())
-  server.on("request", (_request, response) => response.writeHead(404).end())
+  server.on("request", (_request, response) => response.writeHead(404, { connection: "close" }).end())
   server.on("upgrade", (request, raw, head: Buffer) => {
     const socket = raw as Tls.TLSSocket
     socket.on("error", () => undefined)
@@ -263,13 +284,15 @@ export const make = Effect.gen(function* () {
       server.closeAllConnections()
       for (const { link } of SubscriptionRef.getUnsafe(inside).values())
         run(link.close(closeCodes.restart, "the gateway ends"))
+      setTimeout(() => {
+        for (const socket of open) socket.destroy()
+      }, goodbyeMs)
     })
   )
 
   const find = (ref: string) => (all: ReadonlyMap<string, Inside>) => {
-    const some = [...all.values()].filter(({ nodeId, name }) => name === ref || nodeId.startsWith(ref))
-    const one = some.length === 1 ? some[0] : some.find(({ name }) => name === ref)
-    return one === undefined ? Result.failVoid : Result.succeed(one)
+    const [one, another] = matchingNodes([...all.values()], ref)
+    return one === undefined || another !== undefined ? Result.failVoid : Result.succeed(one)
   }
 
   return Nodes.of({
@@ -284,9 +307,7 @@ export const make = Effect.gen(function* () {
         if (Result.isSuccess(now)) return now.success
         // Whom nobody knows is not on its way.
         const known = yield* Effect.orElseSucceed(registry.list, () => [])
-        const paired = known.some(
-          ({ nodeId, name, revokedAt }) => revokedAt === null && (name === ref || nodeId.startsWith(ref))
-        )
+        const paired = matchingNodes(known, ref).some(({ revokedAt }) => revokedAt === null)
         const away = new NodeAway({ node: ref.slice(0, 80), paired })
         if (!paired) return yield* away
         return yield* SubscriptionRef.changes(inside).pipe(

@@ -50,7 +50,7 @@ export const make = Effect.gen(function* () {
   /** The attachment that is the writer, by run. An entry lives as long as the stream of its caller. */
   const writers = new Map<string, number>()
   let attachments = 0
-  const routes = yield* makeRoutes
+  const routes = yield* makeRoutes(runs.list)
   const find = (ref: string) =>
     Effect.catchTag(runs.find(ref), "RunNotFound", (missing) => routes.find(ref, missing))
 

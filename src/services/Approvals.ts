@@ -99,6 +99,8 @@ export const maxCallersKept = 32
 
 /** Asks of one relay that nobody has answered. */
 export const maxPendingPerRelay = 16
+/** Asks of one node, whatever relays it tells of: what others ask has room beside them. */
+export const maxPendingPerNode = 64
 /** Asks of everybody: more than a person could read. */
 export const maxPending = 256
 /** New approvals of one relay in `rateWindowMs`; a person answers one in two seconds at best. */

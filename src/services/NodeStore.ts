@@ -115,7 +115,10 @@ const idForm = /^n-[0-9a-f]{1,16}$/
  * Whom a reference may mean: the node with exactly this id, and else whoever has it as a name or as the beginning of an id. A
  * node chooses its name and could choose the beginning of another's id, so a name does not go before an id.
  */
-export const matchingNodes = (nodes: ReadonlyArray<NodeInfo>, ref: string): ReadonlyArray<NodeInfo> => {
+export const matchingNodes = <N extends Pick<NodeInfo, "nodeId" | "name" | "revokedAt">>(
+  nodes: ReadonlyArray<N>,
+  ref: string
+): ReadonlyArray<N> => {
   const exact = nodes.filter(({ nodeId }) => nodeId === ref)
   if (exact.length > 0) return exact
   return nodes.filter(

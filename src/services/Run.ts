@@ -35,7 +35,7 @@ const Environment = Schema.Record(Schema.String, Word).check(
 const maxIntensity = 1_000
 
 /** `r-` and a ULID. */
-const RunId = Schema.String.check(Schema.isPattern(/^r-[0-9A-HJKMNP-TV-Z]{26}$/))
+export const RunId = Schema.String.check(Schema.isPattern(/^r-[0-9A-HJKMNP-TV-Z]{26}$/))
 
 export const RunSpec = Schema.Struct({
   /** The id that it is to have: asked for again, the run that has it is the answer, and no other one is started. */

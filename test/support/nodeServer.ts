@@ -5,7 +5,7 @@ import * as https from "node:https"
 import type * as net from "node:net"
 import type * as tls from "node:tls"
 import { WebSocketServer } from "ws"
-import { channelOf, greetNode } from "../../src/layers/internal/nodeGreeting.ts"
+import { channelOf, greetNode, helloMessages } from "../../src/layers/internal/nodeGreeting.ts"
 import { makeWsLink } from "../../src/layers/internal/wsLink.ts"
 import { NodeStore } from "../../src/services/NodeStore.ts"
 import type { Certificate } from "./certificates.ts"
@@ -28,9 +28,8 @@ export const nodeServer = Effect.fnUntraced(function* (first: Certificate) {
 
   const serve = Effect.fnUntraced(function* (socket: tls.TLSSocket, link: Parameters<typeof makeWsLink>[0]) {
     const channel = channelOf((label, length) => socket.exportKeyingMaterial(length, label, Buffer.alloc(0)))
-    const wire = yield* makeWsLink(link)
+    const wire = yield* makeWsLink(link, helloMessages)
     yield* greetNode(wire, { registry, channel, gateway: "an epoch" })
-    yield* wire.split
     yield* wire.closed
   }, Effect.scoped)
 

@@ -34,7 +34,10 @@ export const makeNodeDeciding = Effect.gen(function* () {
   const { current } = yield* Epoch
 
   return Effect.fn("Nodes.decide")(function* (node: NodeInfo, question: HookQuestion) {
-    const { runId, provider, spawnedBy } = question
+    const { provider } = question
+    // Whoever judges by them sees whose they are said to be: a node may call its runs like one of ours.
+    const runId = `${node.name}/${question.runId}`
+    const spawnedBy = question.spawnedBy === null ? null : `${node.name}/${question.spawnedBy}`
     const event: HookEvent = { ...question.event, provider, spawnedBy }
     // Two nodes may call their relays alike.
     const relayId = `${node.nodeId}/${question.relayId}`

@@ -25,6 +25,9 @@ import { type NodeInfo, type NodeStore, PairingRefused } from "../../services/No
 import { verify } from "./ed25519.ts"
 import { closeCodes, type WsLink } from "./wsLink.ts"
 
+/** What each end is told before it is known: the gateway a hello, the node a challenge and a welcome. */
+export const helloMessages = 1
+export const gatewayMessages = 2
 /** From a connection to a welcome. */
 const handshakeDeadlineMs = 15_000
 

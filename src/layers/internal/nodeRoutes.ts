@@ -1,14 +1,16 @@
 /** Where a run is: here, or on a node, whose gateway is asked then in the same words. */
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { NodeAway } from "../../services/NodeAway.ts"
 import { type LiveNode, Nodes, type RunCalls } from "../../services/Nodes.ts"
 import { RunAmbiguous, type RunInfo, type RunNotFound } from "../../services/PtySupervisor.ts"
+import { RunId } from "../../services/Run.ts"
 import type { RunList } from "../../services/RunControl.ts"
 
-/** Runs whose node is remembered; of another one every node is asked again. */
-const maxRoutes = 4_096
+/** Runs of one node that are remembered; of another one every node is asked again. */
+const maxRoutes = 1_024
 /** A node that does not answer so long is passed over where all of them are asked. */
 const askMs = 3_000
 /** A node that was here a short time ago is on its way back. */
@@ -17,22 +19,58 @@ const retryMs = 200
 /** A start that was cut off is asked for again for so long. */
 const startMs = 30_000
 
-export const makeRoutes = Effect.gen(function* () {
+const isRunId = Schema.is(RunId)
+
+interface Claim {
+  readonly node: LiveNode
+  readonly run: RunInfo
+}
+
+/** `here`: the ids of the runs of this machine, which no node can have as well. */
+export const makeRoutes = Effect.fnUntraced(function* <E>(
+  here: Effect.Effect<ReadonlyArray<{ readonly id: string }>, E>
+) {
   const nodes = yield* Nodes
   const routes = new Map<string, string>()
+  /** By node, so that one that has many does not put the others' out. */
+  const runsOf = new Map<string, Set<string>>()
 
   const remember = (runId: string, nodeId: string): void => {
-    routes.delete(runId)
+    const own = runsOf.get(nodeId) ?? new Set()
+    runsOf.set(nodeId, own)
+    own.delete(runId)
+    own.add(runId)
     routes.set(runId, nodeId)
-    if (routes.size > maxRoutes) routes.delete(routes.keys().next().value!)
+    if (own.size <= maxRoutes) return
+    const [oldest] = own
+    own.delete(oldest!)
+    routes.delete(oldest!)
   }
 
-  const onNode =
-    ({ nodeId, name }: LiveNode) =>
-    (run: RunInfo): RunInfo => {
-      remember(run.id, nodeId)
-      return { ...run, node: name }
-    }
+  /**
+   * What nodes say they have, as far as it can be theirs: an id is that of one run, so that it is not of this machine, nor of
+   * the node that had it before, nor of two at once. Newest first, as they come.
+   */
+  const believed = (claims: ReadonlyArray<Claim>) =>
+    Effect.gen(function* () {
+      if (claims.length === 0) return claims
+      const ours = new Set((yield* here).map(({ id }) => id))
+      const claimants = new Map<string, string | null>()
+      for (const { node, run } of claims)
+        claimants.set(run.id, (claimants.get(run.id) ?? node.nodeId) === node.nodeId ? node.nodeId : null)
+      const good = claims.filter(
+        ({ node, run }) =>
+          isRunId(run.id) &&
+          !ours.has(run.id) &&
+          (routes.get(run.id) ?? claimants.get(run.id)) === node.nodeId
+      )
+      for (const { node, run } of good.toReversed()) remember(run.id, node.nodeId)
+      if (good.length < claims.length)
+        yield* Effect.annotateLogs(Effect.logWarning("nodes claim runs that are not theirs"), {
+          nodes: [...new Set(claims.filter((one) => !good.includes(one)).map(({ node }) => node.name))]
+        })
+      return good.map(({ node, run }) => ({ node, run: { ...run, node: node.name } }))
+    })
 
   /** What each node says of a reference; one that does not answer says nothing. */
   const everywhere = (ref: string) =>
@@ -42,13 +80,14 @@ export const makeRoutes = Effect.gen(function* () {
         live,
         (node) =>
           node.calls.FindRun({ ref }).pipe(
-            Effect.map((run) => [{ node, run: onNode(node)(run) }]),
+            // Something else than what was asked for is no answer.
+            Effect.map((run) => (run.id.startsWith(ref) || run.spec.name === ref ? [{ node, run }] : [])),
             Effect.timeout(askMs),
             Effect.orElseSucceed(() => [])
           ),
         { concurrency: "unbounded" }
       )
-      return found.flat()
+      return yield* believed(found.flat())
     })
 
   const located = (runId: string, missing: RunNotFound) =>
@@ -86,7 +125,7 @@ export const makeRoutes = Effect.gen(function* () {
           ) as Stream.Stream<A, E | E2 | RunNotFound | NodeAway, R>),
 
     /** A run that is not here, by what somebody calls it. */
-    find: (ref: string, missing: RunNotFound): Effect.Effect<RunInfo, RunAmbiguous | RunNotFound> =>
+    find: (ref: string, missing: RunNotFound): Effect.Effect<RunInfo, E | RunAmbiguous | RunNotFound> =>
       Effect.gen(function* () {
         const found = yield* everywhere(ref)
         if (found.length > 1) return yield* new RunAmbiguous({ ref, matches: found.map(({ run }) => run.id) })
@@ -104,7 +143,7 @@ export const makeRoutes = Effect.gen(function* () {
           (node) =>
             node.calls.ListRuns({ ended }).pipe(
               Effect.map(({ runs, turns }: RunList) => ({
-                runs: runs.map(({ run }) => onNode(node)(run)),
+                runs: runs.map(({ run }) => ({ node, run })),
                 turns,
                 away: []
               })),
@@ -114,7 +153,7 @@ export const makeRoutes = Effect.gen(function* () {
           { concurrency: "unbounded" }
         )
         return {
-          runs: lists.flatMap(({ runs }) => runs),
+          runs: (yield* believed(lists.flatMap(({ runs }) => runs))).map(({ run }) => run),
           turns: lists.flatMap(({ turns }) => turns),
           away: [...gone.map(({ name }) => name), ...lists.flatMap(({ away }) => away)]
         }
@@ -126,7 +165,7 @@ export const makeRoutes = Effect.gen(function* () {
         const node = yield* nodes.find(name, returnMs)
         remember(runId, node.nodeId)
         const run = yield* node.calls.StartRun({ ...payload, spec: { ...payload.spec, id: runId } })
-        return onNode(node)(run)
+        return { ...run, id: runId, node: node.name }
       }).pipe(
         Effect.retry({
           while: (error) => error._tag === "NodeAway" && error.paired,

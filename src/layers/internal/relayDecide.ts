@@ -103,7 +103,10 @@ export const makeDeciding = Effect.gen(function* () {
             return yield* ask(relayId, spec, event, judged, wait)
           })
           return decider._tag === "central" && isBlocking(event.event)
-            ? yield* decidedElsewhere(decider, { relayId, spec, event, holdMs: wait, locally })
+            ? yield* Effect.flatMap(
+                decidedElsewhere(decider, { relayId, spec, event, holdMs: wait, locally }),
+                fenced
+              )
             : yield* locally
         })
         // Of a relay that an earlier gateway had, a hook may come back for an answer that it did not get.

@@ -25,6 +25,8 @@ export type Lane = "g" | "n"
 export const maxMessageBytes = 12 * 1024 * 1024
 /** Frames of one conversation that are not read yet; then nothing more is read of the connection. */
 const maxUnreadFrames = 256
+/** The same in characters. */
+const maxUnread = 16 * 1024 * 1024
 /** What the other side has not taken yet; one that is so far behind is not reading. */
 const maxUnsentBytes = 64 * 1024 * 1024
 
@@ -41,11 +43,9 @@ export class WsClosed extends Schema.TaggedError<WsClosed>()("WsClosed", {
 
 export interface WsLink {
   readonly lane: (lane: Lane) => Socket
-  /** The next message before there are lanes: a text. */
+  /** The next of the messages that come before there are lanes: a text. */
   readonly greeting: Effect.Effect<string, WsClosed>
   readonly greet: (text: string) => Effect.Effect<void, WsClosed>
-  /** From now on everything belongs to a lane. */
-  readonly split: Effect.Effect<void>
   readonly closed: Effect.Effect<WsClosed>
   /** Milliseconds of the monotonic clock at which something of the other side came last. */
   readonly heardAt: () => number
@@ -64,17 +64,22 @@ const closeGraceMs = 1_000
 const writeFailed = (problem: string) =>
   new SocketError({ reason: new SocketWriteError({ cause: new Error(problem) }) })
 
-/** Closed, whatever comes, with the scope. */
+/**
+ * Closed, whatever comes, with the scope. The first `greetings` messages belong to no lane and each later one does: told by
+ * their number, because the next one may be here before anybody has read the last of them.
+ */
 export const makeWsLink = Effect.fnUntraced(function* (
-  socket: WebSocket
+  socket: WebSocket,
+  greetings: number
 ): Effect.fn.Return<WsLink, never, Scope.Scope> {
-  const greetings = yield* Queue.bounded<string>(4)
+  const greeted = yield* Queue.bounded<string>(greetings)
   const lanes = {
     g: yield* Queue.bounded<string>(maxUnreadFrames),
     n: yield* Queue.bounded<string>(maxUnreadFrames)
   }
   const over = yield* Deferred.make<WsClosed>()
-  let splitted = false
+  let toGreet = greetings
+  const unread = { g: 0, n: 0 }
   const clock = yield* Clock.Clock
   const now = (): number => Number(clock.currentTimeNanosUnsafe()) / 1e6
   let heardAt = now()
@@ -89,14 +94,18 @@ export const makeWsLink = Effect.fnUntraced(function* (
     if (isBinary) return refuse("binary frames are not spoken here")
     // `ws` hands out one Buffer where nothing else is asked for.
     const text = (data as Buffer).toString("utf8")
-    if (!splitted) {
-      if (!Queue.offerUnsafe(greetings, text)) refuse("too many greetings")
+    if (toGreet > 0) {
+      toGreet--
+      Queue.offerUnsafe(greeted, text)
       return
     }
     const lane = text[0]
     if (lane !== "g" && lane !== "n") return refuse("a frame of no conversation")
     if (!Queue.offerUnsafe(lanes[lane], text.slice(1))) refuse("answers are not read")
-    else if (Queue.sizeUnsafe(lanes[lane]) > maxUnreadFrames / 2) socket.pause()
+    else {
+      unread[lane] += text.length
+      if (Queue.sizeUnsafe(lanes[lane]) > maxUnreadFrames / 2 || unread[lane] > maxUnread) socket.pause()
+    }
   }
   socket.on("message", onMessage)
   socket.on("pong", () => (heardAt = now()))
@@ -123,7 +132,10 @@ export const makeWsLink = Effect.fnUntraced(function* (
       reader: Effect.succeed({
         pull: Effect.raceFirst(
           Effect.tap(Queue.takeBetween(lanes[name], 1, maxUnreadFrames), () =>
-            Effect.sync(() => socket.isPaused && socket.resume())
+            Effect.sync(() => {
+              unread[name] = 0
+              if (socket.isPaused) socket.resume()
+            })
           ) as Effect.Effect<[string, ...Array<string>]>,
           Effect.flatMap(closed, ({ code }) =>
             Effect.fail(new SocketError({ reason: new SocketCloseError({ code }) }))
@@ -149,12 +161,9 @@ export const makeWsLink = Effect.fnUntraced(function* (
 
   return {
     lane,
-    greeting: Effect.raceFirst(Queue.take(greetings), Effect.flatMap(closed, Effect.fail)),
+    greeting: Effect.raceFirst(Queue.take(greeted), Effect.flatMap(closed, Effect.fail)),
     greet: (text) =>
       Effect.mapError(send(text), () => new WsClosed({ code: 1006, reason: "it was lost while greeting" })),
-    split: Effect.sync(() => {
-      splitted = true
-    }),
     closed,
     heardAt: () => heardAt,
     silentMs: () => now() - heardAt,

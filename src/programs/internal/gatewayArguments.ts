@@ -148,8 +148,8 @@ const readNode = (args: ReadonlyArray<string>): GatewayArguments => {
     process.stdout.write(`${nodeUsage}\n`)
     process.exit(0)
   }
-  // Whoever lists processes from now on does not see the code.
-  if (values.code !== undefined) process.title = "holdfast node run"
+  // Whoever lists processes from now on does not see the code, nor a proxy's password.
+  if (values.code !== undefined || values.proxy !== undefined) process.title = "holdfast node run"
   const { name, proxy } = values
   const cutOff = values["cut-off"]
   if (name !== undefined && !Schema.is(RunName)(name))

@@ -2,12 +2,15 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
+import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import * as ControlClient from "../../layers/ControlClient.ts"
 import { makeResidue } from "../../services/Attachment.ts"
 import { exitCodeOf, type RunInfo } from "../../services/PtySupervisor.ts"
+import type { NodeAway } from "../../services/NodeAway.ts"
 import { isOver, Output, pieceBytes } from "../../services/RunControl.ts"
 import type { LogPosition } from "../../services/RunLog.ts"
 import { endWords, missingBytes } from "../../services/RunReport.ts"
@@ -15,12 +18,20 @@ import { input, takenSignals, writeOut } from "./device.ts"
 import { type Client, goOn } from "./reconnect.ts"
 import { complain, ExitWith } from "./terminal.ts"
 
+/** A node that is away comes back, with every run that it has; between two tries the gateway waits for it too. */
+const whileAway = <A, E, R>(asking: Effect.Effect<A, E, R>) =>
+  Effect.retry(asking, {
+    while: (error) => Predicate.isTagged(error, "NodeAway") && (error as unknown as NodeAway).paired,
+    schedule: Schedule.spaced(200)
+  })
+
 /** The run as it is when a condition holds, at the latest when it is over. */
 export const runUntil = (runId: string, holds: (run: RunInfo) => boolean) =>
   goOn((client) =>
     client.WatchRun({ runId }).pipe(
       Stream.takeUntil((run) => isOver(run) || holds(run)),
       Stream.runLast,
+      whileAway,
       Effect.flatMap(
         Option.match({
           onNone: () => Effect.fail(new ControlClient.GatewayLost({})),
@@ -51,7 +62,11 @@ const outputOf = <E, R>(
 ) => {
   let position = from
   const read = (client: Client): ReturnType<typeof reading> =>
-    Effect.catchTag(reading(client), "LogReaderSlow", () => read(client))
+    Effect.catchTag(
+      follow ? whileAway(Effect.suspend(() => reading(client))) : reading(client),
+      "LogReaderSlow",
+      () => read(client)
+    )
   const reading = (client: Client) =>
     client.ReadRun({ runId, from: position, follow }).pipe(
       Stream.runForEach((piece) =>
@@ -159,12 +174,14 @@ const makeForwarder = Effect.fnUntraced(function* (runId: string) {
             later,
             Effect.suspend(() => put(client, bytes))
           ),
-        // The gateway has waited for it already.
+        // It may have been lost with the question or with its answer: written again, it could be there twice.
         NodeAway: () =>
-          Effect.andThen(
-            later,
-            Effect.suspend(() => put(client, bytes))
-          )
+          Effect.sync(() => {
+            complain(
+              `The node went away while ${bytes.length} bytes of the input were under way; they may not have arrived.`
+            )
+            return true
+          })
       })
     )
   const end = (client: Client): Effect.Effect<void, ControlClient.GatewayLost> =>

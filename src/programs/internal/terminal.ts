@@ -49,6 +49,8 @@ export const presenter: CliOutput.Presenter = {
 
 const codes: ReadonlyMap<unknown, number> = new Map([
   ["ApprovalAmbiguous", exitCodes.usage],
+  ["NodeAmbiguous", exitCodes.usage],
+  ["NodeNameMalformed", exitCodes.usage],
   ["ConfigKeyRefused", exitCodes.usage],
   ["NotATerminal", exitCodes.usage],
   ["NothingToSend", exitCodes.usage],
@@ -60,6 +62,7 @@ const codes: ReadonlyMap<unknown, number> = new Map([
   ["NoGateway", exitCodes.noGateway],
   ["ApprovalNotFound", exitCodes.notFound],
   ["NoSuchRow", exitCodes.notFound],
+  ["NodeNotFound", exitCodes.notFound],
   ["RunNotFound", exitCodes.notFound],
   ["ParentNotFound", exitCodes.notFound],
   ["ThreadNotFound", exitCodes.notFound],
