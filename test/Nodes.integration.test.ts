@@ -97,9 +97,17 @@ describe("a gateway and its node", () => {
     "a hook there is decided by our policy, and by the declared rule while the node is cut off",
     () =>
       Effect.gen(function* () {
-        const no = { policies: [{ id: "central", priority: 1, verdict: "deny" as const, command: "touch" }] }
+        const no = {
+          policies: [
+            { id: "central", priority: 1, verdict: "deny" as const, command: "touch" },
+            { id: "asks", priority: 1, verdict: "ask" as const, command: "publish" }
+          ]
+        }
         const central = { policy: { default: "allow" as const, ...no } }
         const own = {
+          // Of a question that goes to a person there: this machine waits no longer.
+          approvals: { holdSeconds: 2 },
+          hook: { timeoutSeconds: 3 },
           policy: {
             default: "allow" as const,
             policies: [{ id: "own", priority: 1, verdict: "deny" as const, command: "rm" }]
@@ -111,6 +119,8 @@ describe("a gateway and its node", () => {
           const verdicts = () =>
             Effect.forEach(["touch x", "rm x", "ls"], (command) => decide(payload(command)))
           assert.deepStrictEqual(yield* verdicts(), ["central", "allowed", "allowed"])
+          // Nobody says so, and whoever is not cut off does not ask its own policy instead.
+          assert.match(yield* decide(payload("publish")), /nobody (?:has )?answered/)
           const audit = (yield* holdfast(home, ["audit", "tail", "--json"])).stdout
           assert.match(audit, /"relayId":"n-[0-9a-f]{16}\//)
           yield* cutter.cut

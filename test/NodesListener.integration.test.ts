@@ -207,6 +207,34 @@ describe("the door of nodes", () => {
     60_000
   )
 
+  it.live("whoever is turned away is hung up on, however slowly it goes on speaking", () =>
+    Effect.gen(function* () {
+      const { listening } = yield* NodesListener.Nodes
+      const { port } = new URL(listening!.url)
+      const answer = yield* Effect.callback<string>((resume) => {
+        let said = ""
+        const socket = tls.connect(
+          { host: "127.0.0.1", port: Number(port), rejectUnauthorized: false },
+          () => {
+            socket.write(
+              "GET /other HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+          }
+        )
+        // Its own half stays open.
+        socket.allowHalfOpen = true
+        socket.on("error", () => undefined)
+        socket.on("data", (bytes: Buffer) => (said += bytes.toString()))
+        const speaking = setInterval(() => said !== "" && socket.write("x"), 20)
+        socket.on("close", () => {
+          clearInterval(speaking)
+          resume(Effect.succeed(said))
+        })
+      })
+      assert.match(answer, /^HTTP\/1\.1 404 /)
+    }).pipe(Effect.provide(door))
+  )
+
   it("an address in the open is refused before anything is sent", () => {
     const target = {
       serverName: null,

@@ -63,6 +63,12 @@ const maxAgain = 16
 /** By so much less the gateway holds a question than we wait, so that what it says of one that nobody answered is heard. */
 const answerMs = (holdMs: number): number => Math.min(1_000, holdMs / 4)
 
+/** Runs are asked about on it; `broken` ends it, where what was said is not understood. */
+interface Offered {
+  readonly socket: Socket
+  readonly broken: Effect.Effect<void>
+}
+
 interface Live {
   readonly connectionId: number
   readonly link: WsLink
@@ -102,7 +108,7 @@ export const make = Effect.gen(function* () {
   const identity = yield* NodeIdentity
   const cache = yield* TlsSessionCache
   const live = yield* SubscriptionRef.make<Live | null>(null)
-  const offered = yield* Queue.bounded<Socket>(maxOffered)
+  const offered = yield* Queue.bounded<Offered>(maxOffered)
   const told = yield* Effect.acquireRelease(PubSub.sliding<LinkEvent>(maxUnread), PubSub.shutdown)
   const supervisor = yield* (yield* SupervisionTree).supervisor("node link")
   /** Of one look at a time: each asks for the next, so that another beside it would go on for ever. */
@@ -130,13 +136,14 @@ export const make = Effect.gen(function* () {
     const welcome = yield* greetGateway(link, { identity, channel, name: node.name, code: node.code })
     nodeId = welcome.nodeId
     const connectionId = ++connectionIds
+    const broken = link.close(closeCodes.policy, "what was said is not understood")
     const calls = yield* makeClientOver(
       NodeCalls,
       { socket: Effect.succeed(link.lane("n")), gone: Effect.asVoid(link.closed) },
       () => new GatewayCutOff({ reason: lostReason })
     )
     yield* SubscriptionRef.set(live, { connectionId, link, decide: (question) => calls.Decide(question) })
-    yield* Queue.offer(offered, link.lane("g"))
+    yield* Queue.offer(offered, { socket: link.lane("g"), broken })
     yield* Effect.ignore(self.tell({ _tag: "Opened", connectionId, at: yield* monotonicMs }))
     const { code, reason } = yield* link.closed
     lostAt = yield* monotonicMs
@@ -290,7 +297,11 @@ export const make = Effect.gen(function* () {
     Context.add(HookDecider, { _tag: "central" as const, cutOff: node.cutOff, decide }),
     Context.add(
       SocketServer,
-      serverOf((serve) => Effect.forever(Effect.flatMap(Queue.take(offered), serve)))
+      serverOf((serve) =>
+        Effect.forever(
+          Effect.flatMap(Queue.take(offered), ({ socket, broken }) => Effect.andThen(serve(socket), broken))
+        )
+      )
     )
   )
 })

@@ -17,6 +17,7 @@ import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import type * as Https from "node:https"
 import type * as net from "node:net"
+import * as os from "node:os"
 import type * as Tls from "node:tls"
 import type WebSocket from "ws"
 import { Epoch } from "../services/Epoch.ts"
@@ -97,7 +98,11 @@ const serveCalls = (link: WsLink, Decide: Decide) =>
           SocketServer.of({
             address: { _tag: "UnixAddress", path: "node" } as never,
             run: (handler) =>
-              Effect.andThen(Effect.ignore(Effect.scoped(handler(link.lane("n")))), Effect.never)
+              Effect.ignore(Effect.scoped(handler(link.lane("n")))).pipe(
+                // A conversation that broke is not gone on with on the same connection.
+                Effect.andThen(link.close(closeCodes.policy, "what was said is not understood")),
+                Effect.andThen(Effect.never)
+              )
           })
         )
       ])
@@ -114,6 +119,10 @@ const watch = (link: WsLink) =>
         ? link.ping
         : Effect.void
   }).pipe(Effect.delay(lookMs), Effect.forever)
+
+/** Where every address of this machine is listened at, its name is what another one may find it by. */
+const shownHost = (host: string): string =>
+  host === "0.0.0.0" || host === "::" ? os.hostname() : host.includes(":") ? `[${host}]` : host
 
 const statusOf = (info: NodeInfo, node: Inside | undefined): NodeStatus => {
   const { nodeId, name, pairedAt, lastSeenAt, revokedAt } = info
@@ -286,7 +295,7 @@ export const make = Effect.gen(function* () {
         run(link.close(closeCodes.restart, "the gateway ends"))
       setTimeout(() => {
         for (const socket of open) socket.destroy()
-      }, goodbyeMs)
+      }, goodbyeMs).unref()
     })
   )
 
@@ -297,7 +306,7 @@ export const make = Effect.gen(function* () {
 
   return Nodes.of({
     listening: {
-      url: `wss://${host.includes(":") ? `[${host}]` : host}:${bound}${nodesPath}`,
+      url: `wss://${shownHost(host)}:${bound}${nodesPath}`,
       pins: pinsOf(fingerprints).map(formatPin)
     },
     live: Effect.map(SubscriptionRef.get(inside), (all) => [...all.values()]),

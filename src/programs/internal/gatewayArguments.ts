@@ -128,6 +128,10 @@ const keep = (settings: SettingsShape, node: Node): void => {
 
 const help = "holdfast node run --help"
 
+/** What nodes ask for, where only a host and a port are given. */
+const withPath = (url: string): string =>
+  URL.canParse(url) && new URL(url).pathname === "/" && !url.endsWith("/") ? `${url}/nodes` : url
+
 const readNode = (args: ReadonlyArray<string>): GatewayArguments => {
   const { values } = parseArgs({
     args: [...args],
@@ -174,7 +178,7 @@ const readNode = (args: ReadonlyArray<string>): GatewayArguments => {
         : { _tag: "pins" }
   const change = (settings: SettingsShape): SettingsShape => {
     const kept = readKept(settings)
-    const { gateway = kept?.gateway } = values
+    const gateway = values.gateway === undefined ? kept?.gateway : withPath(values.gateway)
     if (gateway === undefined)
       return fail("This machine is no node yet: it needs --gateway, --pin and --code.", help)
     const isAnew = values.gateway !== undefined
