@@ -139,7 +139,7 @@ const runs = Screen.layer.pipe(
 )
 
 const graph = Layer.mergeAll(control, offered).pipe(
-  Layer.provide(NodesListener.layer),
+  Layer.provideMerge(NodesListener.layer),
   Layer.provide(GatewayCertificate.layer),
   Layer.provideMerge(HookRelayServer.layer),
   Layer.provide([AgentDriverCodex.layerKept, ClaudeDriver.layer]),
@@ -214,17 +214,21 @@ const main = Effect.gen(function* () {
   const { current } = yield* Epoch.Epoch
   const { paths } = yield* Settings
   const { socketPath } = yield* HookRelayServer.HookRelay
+  const { listening } = yield* NodesListener.Nodes
   const ready = {
     ready: true,
     pid: process.pid,
     epoch: current.epoch,
     control: paths.controlSocket,
-    hooks: socketPath
+    hooks: socketPath,
+    ...(listening === null ? {} : { nodes: listening })
   }
   process.stdout.write(
     args.json
       ? `${JSON.stringify(ready)}\n`
-      : `holdfast: ready, pid ${process.pid}, epoch ${current.epoch}, control ${paths.controlSocket}\n`
+      : `holdfast: ready, pid ${process.pid}, epoch ${current.epoch}, control ${paths.controlSocket}\n${
+          listening === null ? "" : `nodes dial in at ${listening.url}, pins ${listening.pins.join(" ")}\n`
+        }`
   )
   yield* Deferred.await(requested)
 }).pipe(
