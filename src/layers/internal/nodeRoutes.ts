@@ -16,8 +16,8 @@ const askMs = 3_000
 /** A node that was here a short time ago is on its way back. */
 const returnMs = 5_000
 const retryMs = 200
-/** A start that was cut off is asked for again for so long. */
-const startMs = 30_000
+/** A start whose answer was lost is asked for again for so long. */
+const startMs = 90_000
 
 const isRunId = Schema.is(RunId)
 
@@ -125,9 +125,18 @@ export const makeRoutes = Effect.fnUntraced(function* <E>(
           ) as Stream.Stream<A, E | E2 | RunNotFound | NodeAway, R>),
 
     /** A run that is not here, by what somebody calls it. */
-    find: (ref: string, missing: RunNotFound): Effect.Effect<RunInfo, E | RunAmbiguous | RunNotFound> =>
+    find: (
+      ref: string,
+      missing: RunNotFound
+    ): Effect.Effect<RunInfo, E | RunAmbiguous | RunNotFound | NodeAway> =>
       Effect.gen(function* () {
         const found = yield* everywhere(ref)
+        const known = routes.get(ref)
+        // It is there, and its node does not answer: that is no reason to say that there is none.
+        if (found.length === 0 && known !== undefined) {
+          const named = (yield* nodes.live).find(({ nodeId }) => nodeId === known)
+          return yield* new NodeAway({ node: named?.name ?? known, paired: true })
+        }
         if (found.length > 1) return yield* new RunAmbiguous({ ref, matches: found.map(({ run }) => run.id) })
         return found[0]?.run ?? (yield* missing)
       }),
@@ -161,20 +170,25 @@ export const makeRoutes = Effect.fnUntraced(function* <E>(
 
     /** By an id that is drawn before, so that a start that was cut off can be asked for again and is there once. */
     start: (name: string, runId: string, payload: Parameters<RunCalls["StartRun"]>[0]) =>
-      Effect.gen(function* () {
-        const node = yield* nodes.find(name, returnMs)
-        remember(runId, node.nodeId)
-        const run = yield* node.calls.StartRun({ ...payload, spec: { ...payload.spec, id: runId } })
-        return { ...run, id: runId, node: node.name }
-      }).pipe(
-        Effect.retry({
-          while: (error) => error._tag === "NodeAway" && error.paired,
-          schedule: Schedule.spaced(retryMs)
-        }),
-        Effect.timeoutOrElse({
-          duration: startMs,
-          orElse: () => Effect.fail(new NodeAway({ node: name, paired: true }))
-        })
-      )
+      Effect.suspend(() => {
+        // Nothing is there of one that was never asked for: only then it is over at once.
+        let sent = false
+        return Effect.gen(function* () {
+          const node = yield* nodes.find(name, returnMs)
+          remember(runId, node.nodeId)
+          sent = true
+          const run = yield* node.calls.StartRun({ ...payload, spec: { ...payload.spec, id: runId } })
+          return { ...run, id: runId, node: node.name }
+        }).pipe(
+          Effect.retry({
+            while: (error) => error._tag === "NodeAway" && error.paired && sent,
+            schedule: Schedule.spaced(retryMs)
+          }),
+          Effect.timeoutOrElse({
+            duration: startMs,
+            orElse: () => Effect.fail(new NodeAway({ node: name, paired: true }))
+          })
+        )
+      })
   }
 })
