@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import type { AuditRow } from "../src/services/AuditLog.ts"
 import type { ToolCall } from "../src/services/HookEvent.ts"
+import { relayOfNode } from "../src/services/NodeCalls.ts"
 import {
   canaryCall,
   canaryNonce,
@@ -58,6 +59,15 @@ describe("Guard", () => {
       row(6, { source: "client", provider: "unknown", event: "stop" })
     ]
     assert.deepStrictEqual(after(...rows), unproven)
+  })
+
+  it("hooks of a node say nothing of the agents here; a relay of ours with a slash in its name does", () => {
+    const there = relayOfNode("n-0123456789abcdef", "r")
+    assert.deepStrictEqual(
+      after(row(1, { relayId: there }), row(2, { relayId: there, source: "incident" })),
+      unproven
+    )
+    assert.deepStrictEqual(after(row(1, { relayId: "team/r" })).codex, { _tag: "proven", at: 1 })
   })
 
   it("an incident breaks it, whatever hooks come after; only a canary that somebody asked for mends it", () => {

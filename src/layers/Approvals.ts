@@ -41,6 +41,7 @@ import {
   standingOf,
   type Used
 } from "../services/Approvals.ts"
+import { nodeOfRelay, relayOfNode } from "../services/NodeCalls.ts"
 import { Settings } from "../services/Settings.ts"
 import { allowedBecause, changedSince, refusedBecause, stillOpen, tooMany } from "./internal/approvalWords.ts"
 
@@ -176,10 +177,10 @@ export const make = Effect.gen(function* () {
     ])
     if (lately >= maxPerWindow) return tooMany(`this session has asked ${lately} times within a minute`)
     if (own >= maxPendingPerRelay) return tooMany(`${own} calls of this session wait for an answer already`)
-    const [nodeId, ofNode] = relayId.split("/", 2)
-    if (ofNode !== undefined) {
+    const nodeId = nodeOfRelay(relayId)
+    if (nodeId !== null) {
       const there = yield* count(
-        sql`SELECT count(*) AS n FROM approvals WHERE relay_id > ${`${nodeId}/`} AND relay_id < ${`${nodeId}0`} AND state = 'pending' AND live_until > ${now}`
+        sql`SELECT count(*) AS n FROM approvals WHERE relay_id > ${relayOfNode(nodeId, "")} AND relay_id < ${`${nodeId}0`} AND state = 'pending' AND live_until > ${now}`
       )
       if (there >= maxPendingPerNode) return tooMany(`${there} calls of this node wait for an answer already`)
     }

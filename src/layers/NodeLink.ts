@@ -42,6 +42,7 @@ import { Settings } from "../services/Settings.ts"
 import { SupervisionTree } from "../services/SupervisionTree.ts"
 import { isTerminalTls, TlsSessionCache } from "../services/TlsSessionCache.ts"
 import type { TlsTarget } from "../services/TlsTarget.ts"
+import { serverOf } from "./internal/laneServer.ts"
 import { channelOf, gatewayMessages, greetGateway } from "./internal/nodeGreeting.ts"
 import { makeClientOver } from "./internal/rpcClient.ts"
 import { socketOf } from "./internal/tlsSession.ts"
@@ -74,23 +75,6 @@ interface Live {
   readonly link: WsLink
   readonly decide: Extract<typeof HookDecider.Service, { readonly _tag: "central" }>["decide"]
 }
-
-type Serve = (socket: Socket) => Effect.Effect<void>
-
-/** A server whose connections are those that we have dialled. */
-const serverOf = (run: (serve: Serve) => Effect.Effect<never>): SocketServer["Service"] =>
-  SocketServer.of({
-    // Of no use to anybody, and asked for by the type.
-    address: { _tag: "UnixSocketAddress", path: "node" } as unknown as SocketServer["Service"]["address"],
-    run: (handler) =>
-      Effect.contextWith((context) =>
-        run((socket) =>
-          Effect.ignoreCause(
-            Effect.provideContext(Effect.asVoid(Effect.scoped(handler(socket) as never)), context as never)
-          )
-        )
-      ) as never
-  })
 
 const monotonicMs = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
 

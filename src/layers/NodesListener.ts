@@ -34,6 +34,7 @@ import { RunControl } from "../services/RunControl.ts"
 import { Settings } from "../services/Settings.ts"
 import { formatPin, pinsOf } from "../services/TlsPin.ts"
 import { errorCode } from "./internal/errorCode.ts"
+import { serverOf } from "./internal/laneServer.ts"
 import { makeNodeDeciding } from "./internal/nodeDecide.ts"
 import { channelOf, greetNode, helloMessages } from "./internal/nodeGreeting.ts"
 import { makeClientOver } from "./internal/rpcClient.ts"
@@ -95,15 +96,13 @@ const serveCalls = (link: WsLink, Decide: Decide) =>
         RpcSerialization.layerNdjson,
         Layer.succeed(
           SocketServer,
-          SocketServer.of({
-            address: { _tag: "UnixAddress", path: "node" } as never,
-            run: (handler) =>
-              Effect.ignore(Effect.scoped(handler(link.lane("n")))).pipe(
-                // A conversation that broke is not gone on with on the same connection.
-                Effect.andThen(link.close(closeCodes.policy, "what was said is not understood")),
-                Effect.andThen(Effect.never)
-              )
-          })
+          serverOf((serve) =>
+            serve(link.lane("n")).pipe(
+              // A conversation that broke is not gone on with on the same connection.
+              Effect.andThen(link.close(closeCodes.policy, "what was said is not understood")),
+              Effect.andThen(Effect.never)
+            )
+          )
         )
       ])
     )

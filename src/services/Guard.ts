@@ -10,6 +10,7 @@ import * as Schema from "effect/Schema"
 import { hasFallenOpen } from "./AuditChain.ts"
 import type { AuditEntry, AuditRow } from "./AuditLog.ts"
 import { type ToolCall, ProviderName } from "./HookEvent.ts"
+import { nodeOfRelay } from "./NodeCalls.ts"
 import type { Decision } from "./Policy.ts"
 
 export const GuardState = Schema.Union([
@@ -52,8 +53,8 @@ export const byHand = "by-hand-"
 
 /** After one more row. One whose provider nobody knows counts for all of them. */
 export const nextGuards = (guards: Guards, row: AuditRow): Guards => {
-  // A hook on a node says nothing of the agents of this machine: its relay has the node's id before a slash.
-  if (row.relayId.includes("/")) return guards
+  // A hook on a node says nothing of the agents of this machine.
+  if (nodeOfRelay(row.relayId) !== null) return guards
   const isAbout = (name: ProviderName): boolean => name === row.provider || !isProvider(row.provider)
   const codex = isAbout("codex") ? nextGuard(guards.codex, row) : guards.codex
   const claude = isAbout("claude") ? nextGuard(guards.claude, row) : guards.claude

@@ -17,6 +17,13 @@ import { Decision } from "./Policy.ts"
 const HoldMs = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 86_400_000 }))
 const Name = Schema.String.check(Schema.isMaxLength(160))
 
+/** How a relay of a node is called at its gateway: two nodes may call theirs alike. */
+export const relayOfNode = (nodeId: string, relayId: string): string => `${nodeId}/${relayId}`
+
+/** The node that a relay is on; null for one of this machine, whose name has no such beginning. */
+export const nodeOfRelay = (relayId: string): string | null =>
+  /^(n-[0-9a-f]{16})\//.exec(relayId)?.[1] ?? null
+
 export const HookQuestion = Schema.Struct({
   event: HookEvent,
   relayId: Name,

@@ -7,7 +7,7 @@ import { AuditLog } from "../../services/AuditLog.ts"
 import { Epoch } from "../../services/Epoch.ts"
 import type { HookEvent, ToolCall } from "../../services/HookEvent.ts"
 import { hookProviders, settleAt } from "../../services/HookProvider.ts"
-import { type HookQuestion, NodeQuestionRefused } from "../../services/NodeCalls.ts"
+import { type HookQuestion, NodeQuestionRefused, relayOfNode } from "../../services/NodeCalls.ts"
 import type { NodeInfo } from "../../services/NodeStore.ts"
 import { Policy } from "../../services/Policy.ts"
 import { canonical } from "../../services/RelayRegistry.ts"
@@ -39,8 +39,7 @@ export const makeNodeDeciding = Effect.gen(function* () {
     const runId = `${node.name}/${question.runId}`
     const spawnedBy = question.spawnedBy === null ? null : `${node.name}/${question.spawnedBy}`
     const event: HookEvent = { ...question.event, provider, spawnedBy }
-    // Two nodes may call their relays alike.
-    const relayId = `${node.nodeId}/${question.relayId}`
+    const relayId = relayOfNode(node.nodeId, question.relayId)
     const startedAt = yield* Clock.currentTimeNanos
     const judged = settleAt(hookProviders[provider], event, yield* policy.decide(event))
     const decision = yield* ask(
